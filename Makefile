@@ -1,0 +1,46 @@
+# make demo   environment + the whole pipeline on generated data + its scores
+# make test   environment + all tests
+# Needs git, a C++ compiler and Python 3.11 or 3.12; PYTHON=… names another interpreter.
+
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do command -v $$p && break; done)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# An active environment of another project must not leak into the stages.
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: setup demo test lint bench clean
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python found; install Python 3.11 or 3.12, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "make: expected Python 3.11 or 3.12 (the dense CRF does not build on others), found $$($(PYTHON) -V); try make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@command -v git >/dev/null || { echo "make: git is missing; Debian and Ubuntu: apt-get install git"; exit 1; }
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || { echo "make: a C++ compiler is missing (the dense CRF is compiled); Debian and Ubuntu: apt-get install g++; macOS: xcode-select --install"; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || \
+		{ echo "make: the Python headers are missing (the dense CRF is compiled); Debian and Ubuntu: apt-get install python3-dev"; exit 1; }
+	@echo "Creating .venv (torch alone is some gigabytes: a few minutes)"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch .venv/ready
+
+demo: setup
+	@dvc repro
+	@echo
+	@dvc metrics show
+	@python -m stages.summary
+
+test: setup
+	@python -m pytest
+
+lint: setup
+	@ruff check .
+	@mypy
+
+bench: setup
+	@python -m benchmarks
+
+clean:
+	rm -rf .venv scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis

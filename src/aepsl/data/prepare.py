@@ -1,0 +1,329 @@
+"""From raw.zip to what the pipeline reads: images, truth, index and mean pixel. Every file is checked first, all faults are told at once.
+
+Nothing is written unless everything is sound. Labels of the test split are taken as unknown.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from aepsl.data import voc
+from aepsl.data.archive import VOID, ArchiveReader, ArchiveWriter, encode_mask, write_atomically
+from aepsl.data.index import FIXED, SPLITS, Index, write_index
+from aepsl.errors import AepslError, FaultList
+from aepsl.parallel import in_processes
+from aepsl.progress import progress
+
+CHUNK = 64  # images per task: a worker opens the archive once per task
+ALONE = 256  # up to so many images, starting processes costs more than it saves
+ORIENTATION = 0x0112  # EXIF tag
+
+
+def prepare(raw: Path, *, classes: list[str] | None, unlisted: Literal["error", "leave-out"],
+            images: Path, truth: Path, index: Path, mean_pixel: Path) -> dict[str, Any]:
+    """Check raw.zip, write the four artefacts, return the metrics of the data.
+
+    Parameters
+    ----------
+    raw : archive written by :func:`aepsl.data.sources.pack_raw`.
+    classes : the classes in order; None = those of dataset.json, or else the names found in the labels, sorted.
+    unlisted : what becomes of other classes: a fault, or their labels are dropped (with them images that have no other) and
+        their pixels become 255 in the truth.
+    images : ``<id>.jpg|.png``, original bytes.
+    truth : ``<id>.png``, masks in class numbering, 255 = void; empty where there are none.
+    index : id, split, size and labels, by id.
+    mean_pixel : ``{"mean_pixel": [r, g, b]}`` over all pixels of the train images, 0..255.
+
+    Raises
+    ------
+    FaultList : every fault of lists, labels, images and masks, by file.
+    """
+    source = _read(raw)
+    faults = list(source.faults)
+    names, numbers = _classes(source, classes, faults)
+    kept, left_out = _select(source, names, unlisted, faults)
+    values = source.description.mask_values
+    # Keys are all values that may occur; the rest of the table maps unlisted classes to void.
+    table = {0: 0, VOID: VOID} | ({value: numbers[name] for name, value in values.items() if name in numbers} if values
+                                  else {number: number for number in numbers.values()})
+    others = {value: name for name, value in (values or {}).items() if name not in numbers}
+    if values and source.masks and (missing := [name for name in names if name not in values]):
+        faults.append(f"data.folder.mask_values: expected the mask value of every class, found none for {', '.join(missing)}")
+
+    rows = sorted(kept)
+    tasks = [_Task(row, source.splits[row], source.images.get(row), None if source.splits[row] == "test" else source.masks.get(row))
+             for row in rows]
+    checked = {task.identifier: fact for task, fact in zip(tasks, _over(_check, raw, tasks, "check"), strict=True)}
+    for task in tasks:
+        faults += checked[task.identifier].faults
+        if unknown := [value for value in checked[task.identifier].values if value not in table and value not in others]:
+            faults.append(f"{task.mask}: expected values out of {sorted(table)}, found {unknown} too; see data.folder.mask_values")
+    for value, name in others.items() if unlisted == "error" else ():
+        if affected := [task for task in tasks if value in checked[task.identifier].values]:
+            faults.append(f"masks: class {name!r} ({value}) is not in data.classes but in {len(affected)} mask(s), such as "
+                          f"{affected[0].mask}; list it, or set data.unlisted to leave-out")
+    if source.masks:
+        faults += [f"{voc.MASKS}/{task.identifier}.png: expected the mask of an image of val, found none; add it, or use no masks at all"
+                   for task in tasks if task.split == "val" and not task.mask]
+    if faults:
+        raise FaultList(f"{raw}: {len(faults)} fault(s) in the data; mend them and run again", faults)
+
+    labels = np.array([[name in kept[identifier] for name in names] for identifier in rows], bool)
+    splits = tuple(source.splits[identifier] for identifier in rows)
+    train = [checked[task.identifier] for task in tasks if task.split == "train"]
+    total = sum((fact.total for fact in train), np.zeros(3, np.int64))
+    mean = (total / sum(fact.width * fact.height for fact in train)).tolist()
+    sizes = np.array([(checked[identifier].width, checked[identifier].height) for identifier in rows])
+
+    reader = ArchiveReader(raw)
+    with ArchiveWriter(images) as archive:
+        for task in tasks:
+            assert task.image is not None
+            extension = task.image.rpartition(".")[2].lower()
+            archive.add(f"{task.identifier}.{'png' if extension == 'png' else 'jpg'}", reader.read(task.image))
+    lookup = np.full(256, VOID, np.uint8)
+    lookup[list(table)] = list(table.values())
+    with_mask = [task for task in tasks if task.mask]
+    with ArchiveWriter(truth) as archive:
+        for task, mask in zip(with_mask, _over(partial(_renumber, lookup=lookup), raw, with_mask, "truth"), strict=True):
+            archive.add(f"{task.identifier}.png", mask)
+    write_index(Index(tuple(names), tuple(rows), splits, sizes, labels), index)
+    write_atomically(mean_pixel, (json.dumps({"mean_pixel": mean}) + "\n").encode())
+
+    in_train = labels[[split == "train" for split in splits]].sum(0).tolist()
+    masks = Counter(task.split for task in with_mask)
+    return {"classes": len(names), "images": {split: splits.count(split) for split in SPLITS}, "left_out": left_out,
+            "masks": {split: masks[split] for split in ("train", "val")},
+            "train_images_per_class": dict(zip(names, in_train, strict=True)), "mean_pixel": mean}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What raw.zip says: per id its split, entry names, and label names (None = unknown)."""
+
+    description: voc.Description
+    splits: dict[str, str]
+    images: dict[str, str]
+    masks: dict[str, str]
+    labels: dict[str, list[str] | None]
+    faults: list[str]
+
+
+def _read(raw: Path) -> _Source:
+    archive = ArchiveReader(raw)
+    faults: list[str] = []
+    try:
+        description = voc.Description.from_json(archive.read(voc.DESCRIPTION))
+    except (ValueError, KeyError, TypeError) as error:
+        raise AepslError(f"{raw}: expected a readable {voc.DESCRIPTION}, found {error}; run `dvc repro -f download`") from None
+    splits = _read_lists(archive, faults)
+    images: dict[str, str] = {}
+    masks: dict[str, str] = {}
+    for entry in archive:
+        folder, _, rest = entry.partition("/")
+        if folder == voc.MASKS:
+            masks[voc.stem(rest)] = entry
+        elif folder == voc.IMAGES:
+            if voc.stem(rest) in images:
+                faults.append(f"{entry}: expected one image of this id, found {images[voc.stem(rest)]} too; keep one of them")
+            images[voc.stem(rest)] = entry
+    labels: dict[str, list[str] | None] = dict.fromkeys(splits)
+    wanted = [identifier for identifier, split in splits.items() if split != "test"]
+    if description.labels == "xml":
+        for identifier in wanted:
+            entry = f"{voc.ANNOTATIONS}/{identifier}.xml"
+            if entry not in archive:
+                faults.append(f"{entry}: expected the labels of an image of {splits[identifier]}, found no such file")
+                continue
+            try:
+                labels[identifier] = voc.parse_annotation(archive.read(entry))
+            except ValueError as error:
+                faults.append(f"{entry}: {error}")
+    elif description.labels == "csv":
+        labels |= _read_table(archive, wanted, faults)
+    else:
+        labels |= _labels_of_masks(raw, description, wanted, masks, faults)
+    return _Source(description, splits, images, masks, labels, faults)
+
+
+def _read_lists(archive: ArchiveReader, faults: list[str]) -> dict[str, str]:
+    """Split per id."""
+    splits: dict[str, str] = {}
+    for split in SPLITS:
+        entry = f"{voc.LISTS}/{split}.txt"
+        if entry not in archive:
+            if split == "train":
+                faults.append(f"{entry}: expected the list of training images, found no such file")
+            continue
+        ids = voc.parse_list(archive.read(entry).decode("utf-8"))
+        if not ids:
+            faults.append(f"{entry}: expected at least one id, found an empty list")
+        faults += [f"{entry}: id {identifier!r} is listed {count} times" for identifier, count in Counter(ids).items() if count > 1]
+        for identifier in dict.fromkeys(ids):
+            if fault := voc.id_fault(identifier):
+                faults.append(f"{entry}: {fault}")
+            elif identifier in splits:
+                faults.append(f"{entry}: id {identifier!r} is in the list of {splits[identifier]} too; an image belongs to one split")
+            else:
+                splits[identifier] = split
+    return splits
+
+
+def _read_table(archive: ArchiveReader, wanted: Sequence[str], faults: list[str]) -> dict[str, list[str] | None]:
+    try:
+        table, wrong = voc.parse_labels(archive.read(voc.LABELS_CSV).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        table, wrong = {}, [f"expected text in UTF-8, found {error}"]
+    faults += [f"{voc.LABELS_CSV}: {fault}" for fault in wrong]
+    if not wrong:
+        faults += [f"{voc.LABELS_CSV}: expected a line for every image of train and val, found none for {identifier!r}"
+                   for identifier in wanted if identifier not in table]
+    return {identifier: table.get(identifier) for identifier in wanted}
+
+
+def _labels_of_masks(raw: Path, description: voc.Description, wanted: Sequence[str], masks: Mapping[str, str],
+                     faults: list[str]) -> dict[str, list[str] | None]:
+    if not description.mask_values:
+        raise AepslError("data.folder.mask_values: expected the mask value of every class when labels come from masks, found null")
+    faults += [f"{voc.MASKS}/{identifier}.png: expected the mask that gives the labels, found no such file"
+               for identifier in wanted if identifier not in masks]
+    tasks = [_Task(identifier, "", None, masks[identifier]) for identifier in wanted if identifier in masks]
+    facts = _over(_check, raw, tasks, "labels")
+    return {task.identifier: [name for name, value in description.mask_values.items() if value in fact.values]
+            for task, fact in zip(tasks, facts, strict=True)}
+
+
+def _classes(source: _Source, chosen: list[str] | None, faults: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Names in order, and the number of each from 1."""
+    found = {name for names in source.labels.values() for name in names or ()}
+    names = list(chosen or source.description.classes or sorted(found))
+    if not names:
+        faults.append("data.classes: expected at least one class, found none there and none in the labels")
+    if len(names) > VOID - 1:
+        faults.append(f"data.classes: expected at most {VOID - 1} classes, found {len(names)}")
+    for name, count in Counter(names).items():
+        if count > 1:
+            faults.append(f"data.classes: class {name!r} is named {count} times")
+        if name in ("background", "void", *FIXED):
+            faults.append(f"data.classes: {name!r} is a reserved name; call the class something else")
+        elif not name.strip() or name != name.strip() or not name.isprintable():
+            faults.append(f"data.classes: expected a printable name without space around it, found {name!r}")
+    return names, {name: number for number, name in enumerate(names, 1)}
+
+
+def _select(source: _Source, names: Sequence[str], unlisted: str, faults: list[str]) -> tuple[dict[str, set[str]], int]:
+    """Listed labels of every image that is kept, and how many images are left out."""
+    listed, kept, left_out, strange = set(names), dict[str, set[str]](), 0, dict[str, list[str]]()
+    for identifier, split in source.splits.items():
+        labels = source.labels[identifier]
+        if labels is None:  # test, or a fault told before
+            kept[identifier] = set()
+            continue
+        if unlisted == "error":
+            for name in sorted(set(labels) - listed):
+                strange.setdefault(name, []).append(identifier)
+            if not labels:
+                faults.append(f"labels of {identifier!r} ({split}): expected at least one class, found none; take the id off the list, "
+                              "or set data.unlisted to leave-out")
+        if set(labels) & listed or unlisted == "error":
+            kept[identifier] = set(labels) & listed
+        else:
+            left_out += 1
+    for name, ids in sorted(strange.items()):
+        faults.append(f"labels: class {name!r} is not in data.classes but in {len(ids)} image(s), such as {ids[0]!r}; list it, "
+                      "or set data.unlisted to leave-out")
+    for split in dict.fromkeys(source.splits.values()):
+        if not any(source.splits[identifier] == split for identifier in kept):
+            faults.append(f"split {split}: expected at least one image with a class of data.classes, all were left out")
+    seen = {name for identifier, labels in kept.items() if source.splits[identifier] == "train" for name in labels}
+    faults += [f"data.classes: class {name!r} has no training image; correct its spelling or remove it"
+               for name in names if name not in seen]
+    return kept, left_out
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An image to check: entry names of image and mask in raw.zip."""
+
+    identifier: str
+    split: str
+    image: str | None
+    mask: str | None
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """Of one image: size, sum of its pixels (3,) int64; values of its mask; faults."""
+
+    width: int
+    height: int
+    total: np.ndarray
+    values: tuple[int, ...]
+    faults: tuple[str, ...]
+
+
+def _over(function: Any, raw: Path, tasks: Sequence[_Task], label: str) -> Iterator[Any]:
+    """``function(archive, task)`` of every task, in order, in several processes where that pays."""
+    chunks = [tasks[start:start + CHUNK] for start in range(0, len(tasks), CHUNK)]
+    results = in_processes(partial(_chunk, function, ArchiveReader(raw)), chunks, processes=0 if len(tasks) > ALONE else 1)
+    yield from progress((result for chunk in results for result in chunk), total=len(tasks), label=label)
+
+
+def _chunk(function: Any, archive: ArchiveReader, tasks: Sequence[_Task]) -> list[Any]:
+    return [function(archive, task) for task in tasks]
+
+
+def _check(archive: ArchiveReader, task: _Task) -> _Fact:
+    faults = []
+    width = height = orientation = 0
+    total = np.zeros(3, np.int64)
+    if task.image is not None:
+        try:
+            with Image.open(io.BytesIO(archive.read(task.image)), formats=("JPEG", "PNG")) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"expected 8 bits per channel, found mode {image.mode}")
+                pixels = np.asarray(image.convert("RGB"))
+                orientation = image.getexif().get(ORIENTATION, 1)
+            height, width = pixels.shape[:2]
+            total = pixels.sum((0, 1), np.int64)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            faults.append(f"{task.image}: expected a complete JPEG or PNG, found {_said(error)}")
+    elif task.split:
+        faults.append(f"{voc.IMAGES}/{task.identifier}.jpg: expected an image of {task.split}, found no such file")
+    values: tuple[int, ...] = ()
+    if task.mask:
+        try:
+            mask = _decode_mask(archive.read(task.mask))
+            values = tuple(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist())
+            if width and mask.shape != (height, width):
+                turned = f" (the image's EXIF orientation is {orientation}: store it upright)" if orientation > 1 else ""
+                faults.append(f"{task.mask}: expected the size of its image, {width}×{height}, "
+                              f"found {mask.shape[1]}×{mask.shape[0]}{turned}")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            faults.append(f"{task.mask}: expected a complete palette or grey PNG of 8 bits, found {_said(error)}")
+    return _Fact(width, height, total, values, tuple(faults))
+
+
+def _said(error: Exception) -> str:
+    # Pillow names the in-memory file object, which says nothing.
+    return "a file of another kind or a damaged one" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def _decode_mask(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        if image.mode not in ("P", "L", "1"):
+            raise ValueError(f"mode {image.mode}")
+        return np.asarray(image).astype(np.uint8)
+
+
+def _renumber(archive: ArchiveReader, task: _Task, lookup: np.ndarray) -> bytes:
+    assert task.mask is not None
+    return encode_mask(lookup[_decode_mask(archive.read(task.mask))])

@@ -1,0 +1,1 @@
+"""Scores against the truth; the only package that may look at it."""

@@ -1,0 +1,75 @@
+"""Class activation maps and the regions they point at (section 3.1; Zhou et al., CVPR 2016)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aepsl.networks.classifier import Classifier
+from aepsl.networks.grid import from_grid
+from aepsl.networks.trunks import normalise
+
+
+def class_heatmaps(model: Classifier, image: np.ndarray, classes: Sequence[int], *, scales: Sequence[float], flip: bool,
+                   device: torch.device) -> np.ndarray:
+    """Heatmaps of the given classes in the frame of the image, before normalisation.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 RGB, mined regions already erased.
+    classes : K class numbers, from 1.
+    scales, flip : resized and mirrored copies whose heatmaps are averaged; ``[1.0]``, False = the paper's.
+
+    Returns
+    -------
+    (K, H, W) float32.
+    """
+    height, width = image.shape[:2]
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
+    total = torch.zeros(len(classes), height, width, device=device)
+    rows = torch.tensor(list(classes), device=device) - 1
+    with torch.inference_mode():
+        inputs = normalise(pixels, model.trunk.preprocessing)
+        for scale in scales:
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+            scaled = inputs if size == (height, width) else F.interpolate(inputs, size, mode="bilinear", align_corners=False)
+            for view in (scaled, scaled.flip(3)) if flip else (scaled,):
+                maps = from_grid(model.heatmaps(view.contiguous(memory_format=torch.channels_last))[:, rows], size, model.trunk.output_stride)
+                maps = maps.flip(3) if view is not scaled else maps
+                total += _to_size(maps, (height, width))[0]
+    return (total / (len(scales) * (1 + flip))).cpu().numpy()
+
+
+def _to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def normalise_heatmaps(heatmaps: np.ndarray, rule: str) -> np.ndarray:
+    """Heatmaps (K, H, W) scaled to [0, 1], each by its own values.
+
+    ``minmax``: (H − min) / (max − min). ``relu-max``: max(H, 0) / max. A map without contrast points nowhere: zeros.
+    """
+    low = heatmaps.min((1, 2), keepdims=True) if rule == "minmax" else np.zeros((len(heatmaps), 1, 1), np.float32)
+    contrast = heatmaps.max((1, 2), keepdims=True) - low
+    return np.where(contrast > 1e-8, np.clip(heatmaps - low, 0, None) / np.maximum(contrast, 1e-8), 0).astype(np.float32)
+
+
+def mine(heatmaps: np.ndarray, mined: dict[int, np.ndarray], number: int, *, rule: str, threshold: float) -> dict[int, np.ndarray]:
+    """Add the regions above δ to what earlier rounds mined (Algorithm 1: F_i^c ∪= R).
+
+    Parameters
+    ----------
+    heatmaps : (K, H, W) float32, before normalisation, in the order of the keys of ``mined``.
+    mined : class number → (H, W) uint8, round that mined the pixel, 0 = none.
+    number : this round, from 1.
+    threshold : δ, a fraction of the normalised range.
+
+    Returns
+    -------
+    The same mapping with this round's pixels added; a pixel keeps the round that found it first.
+    """
+    above = normalise_heatmaps(heatmaps, rule) > threshold
+    return {label: np.where((region == 0) & above[place], number, region).astype(np.uint8)
+            for place, (label, region) in enumerate(mined.items())}

@@ -1,0 +1,72 @@
+"""A trained network as one self-describing file: kind, trunk, classes, preprocessing, tensors. No pickled code."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aepsl.data.archive import write_atomically
+from aepsl.errors import AepslError
+from aepsl.networks.classifier import Classifier
+from aepsl.networks.segmenter import Segmenter
+from aepsl.networks.trunks import build_trunk
+
+FORMAT = 1
+
+
+def save_model(path: str | os.PathLike[str], model: Classifier | Segmenter, *, trunk: str, width: float, classes: tuple[str, ...],
+               facts: dict[str, Any]) -> None:
+    """Write the model; equal tensors give equal bytes.
+
+    Parameters
+    ----------
+    facts : what a reader should know about how it was made, e.g. the final loss; numbers, strings and lists of them.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "kind": type(model).__name__, "trunk": trunk, "width": width, "output_stride": model.trunk.output_stride,
+                "preprocessing": model.trunk.preprocessing, "classes": list(classes), "facts": facts,
+                "state": {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    try:
+        content = torch.load(io.BytesIO(Path(path).read_bytes()), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise AepslError(f"{path}: no such file; `dvc repro` or `dvc pull` makes it") from None
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise AepslError(f"{path}: expected a model file of this project, found a damaged or foreign one ({str(error)[:100]}); "
+                         "delete it and run `dvc checkout` or `dvc repro`") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != kind:
+        found = content.get("kind") if isinstance(content, dict) else type(content).__name__
+        raise AepslError(f"{path}: expected a {kind} of format {FORMAT}, found {found}; run the stage that makes it again")
+    return content
+
+
+def load_classifier(path: str | os.PathLike[str], device: torch.device) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier, ready for inference, and everything the file says of it."""
+    content = _load(path, "Classifier")
+    model = Classifier(_trunk(content), len(content["classes"]))
+    return _ready(model, content, device), content
+
+
+def load_segmenter(path: str | os.PathLike[str], device: torch.device) -> tuple[Segmenter, dict[str, Any]]:
+    """The segmenter, ready for inference, and everything the file says of it."""
+    content = _load(path, "Segmenter")
+    with_classification = any(name.startswith("classify.") for name in content["state"])
+    model = Segmenter(_trunk(content), len(content["classes"]), with_classification=with_classification)
+    return _ready(model, content, device), content
+
+
+def _trunk(content: dict[str, Any]) -> Any:
+    trunk = build_trunk(content["trunk"], output_stride=content["output_stride"], width=content["width"])
+    trunk.preprocessing = content["preprocessing"]
+    return trunk
+
+
+def _ready(model: Any, content: dict[str, Any], device: torch.device) -> Any:
+    model.load_state_dict(content["state"])
+    return model.to(device, memory_format=torch.channels_last).eval()

@@ -1,0 +1,292 @@
+"""Typed, strict parameters: one class per group of params.yaml.
+
+Loading reports every fault at once, each by its dotted path, with what was expected and what was found.
+The meaning, unit and paper value of each key stand beside it in params.yaml.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from aepsl.errors import AepslError, FaultList
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Scales = Annotated[list[Annotated[float, Field(gt=0, le=4)]], Field(min_length=1)]
+
+
+class Group(BaseModel):
+    """Strict: no unknown key, no silent conversion, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Shapes(Group):
+    """The generated data set."""
+
+    seed: Annotated[int, Field(ge=0)]
+    train: Count
+    val: Count
+    size: Annotated[int, Field(ge=48, le=512)]
+
+
+class Folder(Group):
+    """How to read a VOC-style folder."""
+
+    train: str
+    val: str | None
+    test: str | None
+    labels: str
+    masks: str | None
+    mask_values: Literal["voc2012"] | dict[str, Annotated[int, Field(ge=1, le=254)]] | None
+
+
+class Voc2012(Group):
+    """Which part of PASCAL VOC 2012 to build."""
+
+    train: Literal["trainaug", "train"]
+    labels: Literal["xml", "masks"]
+    test: bool
+    mirrors: dict[str, list[str]]
+
+
+class Data(Group):
+    source: Literal["shapes", "folder", "voc2012"]
+    path: str
+    classes: Annotated[list[str], Field(min_length=1, max_length=254)] | None
+    unlisted: Literal["error", "leave-out"]
+    shapes: Shapes
+    folder: Folder
+    voc2012: Voc2012
+
+
+class Saliency(Group):
+    method: Literal["rbd", "maps"]
+    maps: str | None
+    size: Annotated[int, Field(ge=32)]
+    superpixel: Annotated[int, Field(ge=16)]
+    compactness: Positive
+    sigma_colour: Positive
+    sigma_boundary: Positive
+    sigma_spatial: Positive
+    optimise: bool
+
+    @model_validator(mode="after")
+    def _maps_named(self) -> Self:
+        if self.method == "maps" and not self.maps:
+            raise ValueError("saliency.method is maps: expected saliency.maps to name a folder or a zip of grey PNGs, found null")
+        return self
+
+
+class Network(Group):
+    """A trunk and where its starting weights come from."""
+
+    trunk: Literal["vgg16", "mobilenet_v2", "resnet50"]
+    output_stride: Literal[8, 16]
+    width: Annotated[float, Field(gt=0, le=1)]
+    weights: str
+
+
+class Training(Group):
+    """Optimisation of one network; shared by classify and segment."""
+
+    length: Positive
+    unit: Literal["epochs", "iterations"]
+    batch: Count
+    accumulate: Count
+    crop: Annotated[int, Field(ge=32)]
+    scale: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    mirror: bool
+    lr: Positive
+    schedule: Literal["step", "poly"]
+    lr_steps: list[NotNegative]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NotNegative
+    last_layer_lr: Positive
+    bias_lr: Positive
+    batch_norm: Literal["train", "frozen"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"training.scale: expected [smallest, largest], found {self.scale}")
+        if self.lr_steps != sorted(self.lr_steps):
+            raise ValueError(f"training.lr_steps: expected ascending values, found {self.lr_steps}")
+        return self
+
+
+class Classify(Group):
+    network: Network
+    output: Literal["softmax", "linear"]
+    training: Training
+
+
+class Mine(Group):
+    rule: Literal["minmax", "relu-max"]
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    scales: Scales
+    flip: bool
+
+
+class Merge(Group):
+    background_below: Probability
+    indoor_classes: list[str]
+    background_below_outdoors: Probability
+
+
+class Segment(Group):
+    network: Network
+    psl: Literal["none", "predicted", "true-labels"]
+    classification_weight: NotNegative
+    training: Training
+
+
+class Relabel(Group):
+    scales: Scales
+    flip: bool
+    crf: bool
+
+
+class Predict(Group):
+    prohibit_below: Probability
+    scales: Scales
+    flip: bool
+
+
+class CrfSettings(Group):
+    """Fully connected CRF: weights, and standard deviations in pixels (xy) and grey levels (rgb)."""
+
+    iterations: Count
+    bilateral_weight: NotNegative
+    bilateral_xy: Positive
+    bilateral_rgb: Positive
+    spatial_weight: NotNegative
+    spatial_xy: Positive
+
+
+class Refine(Group):
+    crf: Literal["none", "deeplab", "deeplab-v2", "psa", "afa", "custom"]
+    custom: CrfSettings
+
+
+class Evaluate(Group):
+    void_as: Literal["miss", "background", "left-out"]
+
+
+class Compute(Group):
+    """Where and how parallel a run is; never part of what is cached."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+    workers: Annotated[int, Field(ge=0)]
+    processes: Annotated[int, Field(ge=0)]
+    threads: Annotated[int, Field(ge=0)]
+
+
+class Params(Group):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0)]
+    rounds: dict[Name, Name]
+    last_round: Name
+    passes: Annotated[list[Name], Field(min_length=1)]
+    relabels: dict[Name, Name]
+    last_pass: Name
+    data: Data
+    saliency: Saliency
+    classify: Classify
+    mine: Mine
+    merge: Merge
+    segment: Segment
+    relabel: Relabel
+    predict: Predict
+    refine: Refine
+    evaluate: Evaluate
+    compute: Compute
+
+    @model_validator(mode="after")
+    def _chains(self) -> Self:
+        faults = [
+            *chain_faults("rounds", self.rounds, "r0", "last_round", self.last_round),
+            *chain_faults("relabels", self.relabels, "s1", "last_pass", self.last_pass),
+        ]
+        if set(self.passes) != {"s1", *self.relabels}:
+            faults.append(f"passes: expected s1 and every key of relabels {sorted({'s1', *self.relabels})}, found {sorted(self.passes)}")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+
+def chain_faults(key: str, chain: dict[str, str], start: str, last_key: str, last: str) -> list[str]:
+    """What is wrong with a chain ``{step: the step before it}`` that begins after ``start`` and is used up to ``last``."""
+    faults = []
+    for step, before in chain.items():
+        if step == start:
+            faults.append(f"{key}.{step}: {start} is the start of the chain and has no step before it; remove the key")
+        elif before != start and before not in chain:
+            faults.append(f"{key}.{step}: expected the step before it to be {start} or one of {sorted(chain)}, found {before!r}; "
+                          f"add {before} or correct it")
+        else:
+            seen, at = {step}, before
+            while at in chain and at not in seen:
+                seen.add(at)
+                at = chain[at]
+            if at in seen:
+                faults.append(f"{key}.{step}: expected a chain that leads back to {start}, found a circle through {at}")
+    if last not in chain and last != start:
+        faults.append(f"{last_key}: expected {start} or one of {sorted(chain)}, found {last!r}")
+    return faults
+
+
+def chain_to(chain: dict[str, str], start: str, last: str) -> list[str]:
+    """The steps from the first after ``start`` up to ``last``, in order."""
+    steps: list[str] = []
+    while last != start:
+        steps.append(last)
+        last = chain[last]
+    return steps[::-1]
+
+
+def load_params(path: str | os.PathLike[str]) -> Params:
+    """Read and check a parameter file.
+
+    Raises
+    ------
+    FaultList : every fault at once, by dotted path.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AepslError(f"{path}: no such file; copy one from presets/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AepslError(f"{path}: expected YAML, found {error}") from error
+    if not isinstance(content, dict):
+        raise AepslError(f"{path}: expected groups of parameters, found {type(content).__name__}; copy one from presets/")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        faults = [line for fault in error.errors() for line in _explain(dict(fault))]
+        raise FaultList(f"{path}: {len(faults)} faulty parameter(s); mend them and run again", faults) from None
+
+
+def _explain(fault: dict[str, Any]) -> list[str]:
+    where = ".".join(str(part) for part in fault["loc"])
+    found = fault["input"]
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "missing":
+        return [f"{where}: missing; take the line from presets/shapes.yaml"]
+    if kind == "extra_forbidden":
+        return [f"{where}: unknown parameter; remove it or correct its spelling"]
+    if kind == "value_error":
+        return [f"{where}: {line}" if where and not line.startswith(where) else line for line in str(context["error"]).split("\n")]
+    if kind == "literal_error":
+        return [f"{where}: expected {context['expected']}, found {found!r}"]
+    hint = ""
+    if kind in ("float_type", "int_type") and isinstance(found, str):
+        hint = " (YAML reads 1e-3 as text: write 0.001)"
+    return [f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {found!r}{hint}"]

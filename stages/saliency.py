@@ -1,0 +1,55 @@
+"""saliency: a saliency map per training image, computed or the user's own."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_grey
+from aepsl.data.index import read_index
+from aepsl.data.samples import Photographs
+from aepsl.errors import FaultList
+from aepsl.mining.saliency import load_map, missing_maps, saliency, user_maps
+from aepsl.parallel import in_processes
+from aepsl.params import Compute
+from aepsl.progress import progress
+from stages import run
+
+PARAMS = ("saliency",)
+
+
+def main(p: Any, compute: Compute, *, images: str, index: str, out: str) -> int:
+    train = read_index(index).split("train")
+    if p.saliency.method == "rbd":
+        settings = p.saliency.model_dump(exclude={"method", "maps"})
+        work = partial(computed, Photographs(ArchiveReader(images), train), settings)
+    else:
+        missing = missing_maps(Path(p.saliency.maps), train.ids)
+        if missing:
+            raise FaultList(f"{p.saliency.maps}: expected a saliency map for every training image; add these or set saliency.method to rbd",
+                            [f"{identifier}: no map" for identifier in missing])
+        work = partial(own, p.saliency.maps, train)
+    rows = range(len(train))
+    with ArchiveWriter(out) as archive:
+        results = in_processes(work, rows, processes=compute.processes)
+        for row, data in zip(rows, progress(results, total=len(rows), label="saliency"), strict=True):
+            archive.add(f"{train.ids[row]}.png", data)
+    return len(train)
+
+
+def computed(photographs: Photographs, settings: dict[str, Any], row: int) -> bytes:
+    return encode(saliency(photographs[row], **settings))
+
+
+def own(maps: str, train: Any, row: int) -> bytes:
+    identifier = train.ids[row]
+    return encode(load_map(user_maps(Path(maps))[identifier](), size=tuple(train.sizes[row].tolist()), name=f"{maps}: {identifier}"))
+
+
+def encode(values: np.ndarray) -> bytes:
+    return encode_grey(np.round(values * 255).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    run(main, params=PARAMS, options=("images", "index", "out"))

@@ -1,0 +1,46 @@
+"""segment@sN: train the segmenter on pseudo-labels with prohibitive segmentation learning (section 3.3)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aepsl.data.archive import ArchiveReader
+from aepsl.data.index import read_index
+from aepsl.data.samples import Augmentation, Photographs, Samples
+from aepsl.evaluation.tables import write_csv
+from aepsl.networks.files import save_model
+from aepsl.networks.segmenter import Segmenter
+from aepsl.networks.trunks import build_trunk
+from aepsl.networks.weights import load_into
+from aepsl.params import Compute
+from aepsl.segmentation.prohibitive import SegmentationTerms
+from aepsl.training.loop import pick_device, train
+from stages import run
+
+PARAMS = ("seed", "segment")
+
+
+def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_pixel: str, weights: str, labels: str, out: str, curve: str) -> int:
+    settings, network = p.segment.training, p.segment.network
+    rows = read_index(index).split("train")
+    fill = json.loads(Path(mean_pixel).read_text())["mean_pixel"]
+    samples = Samples(Photographs(ArchiveReader(images), rows), Augmentation(settings.crop, tuple(settings.scale), settings.mirror, fill),
+                      seed=p.seed, masks=ArchiveReader(labels))
+
+    torch.manual_seed(p.seed)
+    model = Segmenter(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width), len(rows.classes),
+                      with_classification=p.segment.psl == "predicted")
+    load_into(model.trunk, Path(weights))
+    terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight)
+    rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),
+                          workers=compute.workers, label=f"segment@{step}")
+    write_csv(curve, rows_of_curve)
+    save_model(out, model, trunk=network.trunk, width=network.width, classes=rows.classes,
+               facts={"pass": step, "psl": p.segment.psl, "final_loss": rows_of_curve[-1]["loss"]})
+    return round(rows_of_curve[-1]["epoch"] * len(rows))
+
+
+if __name__ == "__main__":
+    run(main, params=PARAMS, options=("step", "images", "index", "mean-pixel", "weights", "labels", "out", "curve"))

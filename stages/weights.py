@@ -1,0 +1,21 @@
+"""weights: the starting weights of both networks, checked, one file each."""
+
+from pathlib import Path
+from typing import Any
+
+from aepsl.networks.weights import save_weights, starting_weights
+from aepsl.params import Compute
+from stages import run
+
+PARAMS = ("classify.network.trunk", "classify.network.width", "classify.network.weights",
+          "segment.network.trunk", "segment.network.width", "segment.network.weights")
+
+
+def main(p: Any, compute: Compute, *, classify: str, segment: str) -> int:
+    for network, out in ((p.classify.network, classify), (p.segment.network, segment)):
+        save_weights(Path(out), starting_weights(network.trunk, network.weights, width=network.width, cache=Path("scratch/downloads")))
+    return 2
+
+
+if __name__ == "__main__":
+    run(main, params=PARAMS, options=("classify", "segment"), unit="networks")

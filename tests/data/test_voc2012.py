@@ -1,0 +1,201 @@
+"""PASCAL VOC 2012 from archives in the published form, small ones built here: trainaug, masks of SBD, mirrors, faults."""
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from aepsl.data import voc, voc2012
+from aepsl.data.archive import ArchiveReader, decode_indices, encode_mask
+from aepsl.data.index import read_index
+from aepsl.data.prepare import prepare
+from aepsl.errors import AepslError, FaultList
+
+KIT, SETS = "VOCdevkit/VOC2012", "VOCdevkit/VOC2012/ImageSets/Segmentation"
+SIZE = (5, 4)  # width, height
+CLASS = {1: 1, 2: 2, 3: 3, 4: 4, 8: 1, 9: 2}  # number of the class in image 2007_<key>
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", SIZE, (9, 9, 9)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def class_mask(value: int) -> np.ndarray:
+    mask = np.zeros(SIZE[::-1], np.uint8)
+    mask[1:3] = value
+    return mask
+
+
+def mat(value: int) -> bytes:
+    """As SBD stores a mask: a struct GTcls with Segmentation, Boundaries, CategoriesPresent."""
+    buffer = io.BytesIO()
+    savemat(buffer, {"GTcls": {"Boundaries": np.zeros((20, 1)), "Segmentation": class_mask(value), "CategoriesPresent": value}}, do_compression=True)
+    return buffer.getvalue()
+
+
+def trainval() -> dict[str, bytes]:
+    """VOC: train 1 and 2, val 8 and 9; further images 3 and 4 that only SBD lists. Classes: see CLASS."""
+    files = {f"{SETS}/train.txt": b"2007_1\n2007_2\n", f"{SETS}/val.txt": b"2007_8\n2007_9\n"}
+    for number in CLASS:
+        files[f"{KIT}/JPEGImages/2007_{number}.jpg"] = jpeg()
+        files[f"{KIT}/Annotations/2007_{number}.xml"] = voc.format_annotation("", *SIZE, [(voc.CLASSES[CLASS[number] - 1], (1, 1, 2, 2))])
+    return files | {f"{KIT}/SegmentationClass/2007_{number}.png": encode_mask(class_mask(CLASS[number])) for number in (1, 2, 8, 9)}
+
+
+def sbd() -> dict[str, bytes]:
+    """SBD: train 2, 3 and 9, val 4 and 8; its masks say 20 (tvmonitor) everywhere, to be told from VOC's."""
+    root = "benchmark_RELEASE/dataset"
+    lists = {f"{root}/train.txt": b"2007_2\n2007_3\n2007_9\n", f"{root}/val.txt": b"2007_4\n2007_8\n"}
+    return lists | {f"{root}/cls/2007_{number}.mat": mat(20) for number in (2, 3, 4, 8, 9)} | {f"{root}/img/2007_3.jpg": b"not read"}
+
+
+def tar(path: Path, files: dict[str, bytes], mode: Any) -> str:
+    with tarfile.open(path, mode) as archive:
+        folder = tarfile.TarInfo("VOCdevkit")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        link = tarfile.TarInfo(f"{KIT}/JPEGImages/2007_5.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> voc2012.Archives:
+    """Small archives on a mirror, by file address."""
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    test = {f"{SETS}/test.txt": b"2008_1\n", f"{KIT}/JPEGImages/2008_1.jpg": jpeg()}
+    return voc2012.Archives(**{key: voc2012.Published(name, ("http://127.0.0.1:1/dead", (mirror / name).as_uri()), tar(mirror / name, files, mode))
+                               for key, name, files, mode in (("trainval", "VOCtrainval_11-May-2012.tar", trainval(), "w"),
+                                                              ("test", "VOC2012test.tar", test, "w"), ("sbd", "benchmark.tgz", sbd(), "w:gz"))})
+
+
+def pack(folder: Path, archives: voc2012.Archives, *, path: Path | None = None, train: Any = "trainaug", labels: Any = "xml", test: bool = False,
+         mirrors: dict[str, list[str]] | None = None) -> tuple[ArchiveReader, dict[str, int]]:
+    images = voc2012.pack(folder / "raw.zip", path, cache=folder / "cache", train=train, labels=labels, test=test, mirrors=mirrors or {}, archives=archives)
+    return ArchiveReader(folder / "raw.zip"), images
+
+
+def test_trainaug_is_voc_train_and_sbd_without_voc_val(tmp_path: Path, archives: voc2012.Archives) -> None:
+    raw, images = pack(tmp_path, archives)
+    assert images == {"train": 4, "val": 2}
+    lists = {split: voc.parse_list(raw.read(f"ImageSets/Segmentation/{split}.txt").decode()) for split in ("train", "val")}
+    assert lists == {"train": ["2007_1", "2007_2", "2007_3", "2007_4"], "val": ["2007_8", "2007_9"]}
+
+
+def test_masks_are_vocs_own_where_there_is_one_and_sbds_elsewhere(tmp_path: Path, archives: voc2012.Archives) -> None:
+    raw, _ = pack(tmp_path, archives)
+    for number, value in ((1, 1), (2, 2), (3, 20), (4, 20), (8, 1), (9, 2)):
+        assert np.array_equal(decode_indices(raw.read(f"SegmentationClass/2007_{number}.png")), class_mask(value))
+
+
+def test_vocs_own_train_needs_no_sbd(tmp_path: Path, archives: voc2012.Archives) -> None:
+    raw, images = pack(tmp_path, archives, train="train")
+    assert images == {"train": 2, "val": 2}
+    assert "JPEGImages/2007_3.jpg" not in raw
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["VOCtrainval_11-May-2012.tar"]
+
+
+def test_the_test_images_come_without_labels_and_masks(tmp_path: Path, archives: voc2012.Archives) -> None:
+    raw, images = pack(tmp_path, archives, test=True)
+    assert images["test"] == 1
+    assert [name for name in raw if "2008_1" in name] == ["JPEGImages/2008_1.jpg"]
+
+
+@pytest.mark.parametrize(("labels", "classes", "train"), [
+    ("xml", ["aeroplane", "bicycle", "bird", "boat"], [1, 1, 1, 1]), ("masks", ["bicycle", "aeroplane", "tvmonitor"], [1, 1, 2])])
+def test_prepare_takes_it_with_labels_of_either_kind(tmp_path: Path, archives: voc2012.Archives, labels: str, classes: list[str],
+                                                     train: list[int]) -> None:
+    pack(tmp_path, archives, labels=labels, test=True)
+    metrics = prepare(tmp_path / "raw.zip", classes=classes, unlisted="leave-out", images=tmp_path / "images.zip", truth=tmp_path / "truth.zip",
+                      index=tmp_path / "index.csv", mean_pixel=tmp_path / "mean_pixel.json")
+    assert metrics["images"] == {"train": 4, "val": 2, "test": 1}
+    assert metrics["masks"] == {"train": 4, "val": 2}
+    assert list(metrics["train_images_per_class"].values()) == train
+    truth = decode_indices(ArchiveReader(tmp_path / "truth.zip").read("2007_4.png"))
+    assert np.array_equal(truth, class_mask(classes.index("tvmonitor") + 1 if labels == "masks" else 255))
+    assert not read_index(tmp_path / "index.csv").split("test").labels.any()
+
+
+def test_equal_archives_give_equal_bytes(tmp_path: Path, archives: voc2012.Archives) -> None:
+    for name in ("1", "2"):
+        pack(tmp_path / name, archives)
+    assert (tmp_path / "1/raw.zip").read_bytes() == (tmp_path / "2/raw.zip").read_bytes()
+
+
+def test_archives_that_the_user_has_are_not_downloaded(tmp_path: Path, archives: voc2012.Archives) -> None:
+    own = tmp_path / "own"
+    (tmp_path / "mirror").rename(own)
+    _, images = pack(tmp_path, archives, path=own)
+    assert images["train"] == 4
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_own_archive_with_a_wrong_checksum_is_refused(tmp_path: Path, archives: voc2012.Archives) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/benchmark.tgz").write_bytes(b"half of it")
+    with pytest.raises(AepslError, match=r"own/benchmark.tgz: expected md5"):
+        pack(tmp_path, archives, path=tmp_path / "own")
+
+
+def test_mirrors_of_the_user_come_first_and_their_names_are_checked(tmp_path: Path, archives: voc2012.Archives) -> None:
+    (tmp_path / "mirror").rename(tmp_path / "elsewhere")
+    with pytest.raises(AepslError, match="no address that gives the right file"):
+        pack(tmp_path, archives)
+    mirrors = {archive.name: [(tmp_path / "elsewhere" / archive.name).as_uri()] for archive in (archives.trainval, archives.sbd)}
+    assert pack(tmp_path, archives, mirrors=mirrors)[1]["train"] == 4
+    with pytest.raises(AepslError, match=r"data.voc2012.mirrors.*VOC.tar"):
+        pack(tmp_path, archives, mirrors={"VOC.tar": []})
+
+
+def rebuilt(archives: voc2012.Archives, folder: Path, which: str, files: dict[str, bytes], mode: str) -> voc2012.Archives:
+    old = getattr(archives, which)
+    new = voc2012.Published(old.name, old.urls, tar(folder / "mirror" / old.name, files, mode))
+    return voc2012.Archives(**{key: new if key == which else getattr(archives, key) for key in ("trainval", "test", "sbd")})
+
+
+def test_members_that_the_lists_name_and_the_archives_lack_are_told_at_once(tmp_path: Path, archives: voc2012.Archives) -> None:
+    files = {name: content for name, content in trainval().items() if name not in (f"{KIT}/JPEGImages/2007_3.jpg", f"{KIT}/Annotations/2007_9.xml")}
+    with pytest.raises(FaultList) as caught:
+        pack(tmp_path, rebuilt(archives, tmp_path, "trainval", files, "w"))
+    assert len(caught.value.faults) == 2
+    assert not (tmp_path / "raw.zip").exists()
+
+
+def test_masks_that_the_lists_of_sbd_name_and_the_archive_lacks_are_told(tmp_path: Path, archives: voc2012.Archives) -> None:
+    files = {name: content for name, content in sbd().items() if not name.endswith("2007_4.mat")}
+    with pytest.raises(FaultList, match=r"cls/2007_4.mat"):
+        pack(tmp_path, rebuilt(archives, tmp_path, "sbd", files, "w:gz"))
+
+
+def test_a_link_in_an_archive_is_no_file(tmp_path: Path, archives: voc2012.Archives) -> None:
+    files = trainval() | {f"{SETS}/train.txt": b"2007_1\n2007_5\n"}
+    with pytest.raises(FaultList, match=r"JPEGImages/2007_5.jpg, found none"):
+        pack(tmp_path, rebuilt(archives, tmp_path, "trainval", files, "w"), train="train")
+
+
+@pytest.mark.parametrize(("which", "files", "mode"), [("trainval", {"other/file": b""}, "w"), ("sbd", {"other/file": b""}, "w:gz"),
+                                                      ("trainval", trainval(), "w:gz")])
+def test_an_archive_of_something_else_is_named(tmp_path: Path, archives: voc2012.Archives, which: str, files: dict[str, bytes], mode: str) -> None:
+    with pytest.raises(AepslError, match=getattr(archives, which).name):
+        pack(tmp_path, rebuilt(archives, tmp_path, which, files, mode))
+
+
+def test_the_published_checksums_are_whole_and_every_archive_has_an_address() -> None:
+    published = voc2012.Archives()
+    for archive in (published.trainval, published.test, published.sbd):
+        assert len(bytes.fromhex(archive.md5)) == 16
+        assert all(url.endswith(archive.name) for url in archive.urls)

@@ -30,7 +30,6 @@ demo: setup
 	@dvc repro
 	@echo
 	@dvc metrics show
-	@python -m stages.summary
 
 test: setup
 	@python -m pytest

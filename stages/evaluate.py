@@ -11,6 +11,7 @@ from aepsl.data.index import Index, read_index
 from aepsl.evaluation.confusion import Confusion, evaluate_masks, iou, mean_iou, pixel_accuracy, precision, recall, summary
 from aepsl.evaluation.mining import mined_rounds
 from aepsl.evaluation.tables import confusion_rows, write_csv, write_json
+from aepsl.evaluation.truth import NO_TRUTH, with_truth
 from aepsl.mining.record import read_rounds
 from aepsl.params import Compute
 from aepsl.segmentation.crf import final_mask
@@ -18,7 +19,6 @@ from aepsl.segmentation.scores import read_scores, read_stride
 from stages import run
 
 PARAMS = ("evaluate",)
-NO_TRUTH = "the data set has no masks for this split: nothing to score"
 ROUND_COLUMNS = ("round", "final_loss", "mined_area", "new_area", "precision", "recall", "miou")
 CLASS_COLUMNS = ("class", "iou", "iou_before_crf", "precision", "recall", "pseudo_label_iou")
 
@@ -44,11 +44,6 @@ def main(p: Any, compute: Compute, *, index: str, truth: str, scores: str, predi
     write_csv(Path(out) / "confusion.csv", confusion_rows(refined.matrix, names) if refined else [], ("actual", "predicted"))
     write_csv(Path(out) / "rounds.csv", rounds_table(train, masks, ArchiveReader(mined), compute), ROUND_COLUMNS)
     return len(val) + len(train)
-
-
-def with_truth(rows: Index, truth: ArchiveReader) -> Index:
-    """The images that have a mask."""
-    return rows.take([row for row, identifier in enumerate(rows.ids) if f"{identifier}.png" in truth])
 
 
 def stored_mask(archive: ArchiveReader, identifier: str) -> np.ndarray:

@@ -15,13 +15,13 @@ from aepsl.data.index import Index, read_index
 from aepsl.data.samples import Photographs
 from aepsl.evaluation.mining import at_area, mined_rounds, part_recall, threshold_curve
 from aepsl.evaluation.tables import write_csv, write_json
+from aepsl.evaluation.truth import NO_TRUTH, with_truth
 from aepsl.mining.heatmaps import class_heatmaps, normalise_heatmaps
 from aepsl.mining.record import read_rounds
 from aepsl.networks.files import load_classifier
 from aepsl.params import Compute
 from aepsl.training.loop import pick_device
 from stages import run
-from stages.evaluate import NO_TRUTH, with_truth
 
 PARAMS = ("mine",)
 CURVE_COLUMNS = ("threshold", "area", "precision", "recall", "mean_iou", "classes_counted")

@@ -5,6 +5,7 @@ The meaning, unit and paper value of each key stand beside it in params.yaml.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -80,7 +81,7 @@ class Saliency(Group):
     @model_validator(mode="after")
     def _maps_named(self) -> Self:
         if self.method == "maps" and not self.maps:
-            raise ValueError("saliency.method is maps: expected saliency.maps to name a folder or a zip of grey PNGs, found null")
+            raise ValueError("maps: expected a folder or a zip of grey PNGs, because method is maps, found null")
         return self
 
 
@@ -115,9 +116,9 @@ class Training(Group):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"training.scale: expected [smallest, largest], found {self.scale}")
+            raise ValueError(f"scale: expected [smallest, largest], found {self.scale}")
         if self.lr_steps != sorted(self.lr_steps):
-            raise ValueError(f"training.lr_steps: expected ascending values, found {self.lr_steps}")
+            raise ValueError(f"lr_steps: expected ascending values, found {self.lr_steps}")
         return self
 
 
@@ -233,7 +234,7 @@ def chain_faults(key: str, chain: dict[str, str], start: str, last_key: str, las
                           f"add {before} or correct it")
         else:
             seen, at = {step}, before
-            while at in chain and at not in seen:
+            while at != start and at in chain and at not in seen:
                 seen.add(at)
                 at = chain[at]
             if at in seen:
@@ -275,7 +276,8 @@ def load_params(path: str | os.PathLike[str]) -> Params:
 
 
 def _explain(fault: dict[str, Any]) -> list[str]:
-    where = ".".join(str(part) for part in fault["loc"])
+    # Where several types are possible, pydantic also names the one it tried, such as "dict[str,int]".
+    where = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("literal[", "dict[")))
     found = fault["input"]
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "missing":
@@ -283,10 +285,10 @@ def _explain(fault: dict[str, Any]) -> list[str]:
     if kind == "extra_forbidden":
         return [f"{where}: unknown parameter; remove it or correct its spelling"]
     if kind == "value_error":
-        return [f"{where}: {line}" if where and not line.startswith(where) else line for line in str(context["error"]).split("\n")]
+        return [f"{where}.{line}" if where else line for line in str(context["error"]).split("\n")]
     if kind == "literal_error":
         return [f"{where}: expected {context['expected']}, found {found!r}"]
     hint = ""
-    if kind in ("float_type", "int_type") and isinstance(found, str):
+    if kind in ("float_type", "int_type") and isinstance(found, str) and re.fullmatch(r"[-+.\d]+[eE][-+]?\d+", found):
         hint = " (YAML reads 1e-3 as text: write 0.001)"
     return [f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {found!r}{hint}"]

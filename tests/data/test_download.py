@@ -92,7 +92,8 @@ def test_the_account_names_every_address_its_fault_and_where_to_put_the_file(ser
     with pytest.raises(AepslError) as caught:
         fetch(urls, tmp_path / "file.tar", md5=MD5)
     story = str(caught.value)
-    for url, said in zip(urls, ("404", f"expected md5 {MD5}", "expected 11000 bytes, found 100", "no connection", "expected an address", ""), strict=True):
+    faults = "404", f"expected md5 {MD5}", "expected 11000 bytes, found 100", "no connection", "expected an address", ""
+    for url, said in zip(urls, faults, strict=True):
         line = next(line for line in story.splitlines() if f"- {url}:" in line)
         assert said in line
     assert f"put it at {tmp_path / 'file.tar'}" in story

@@ -37,16 +37,18 @@ def xml(*names: str) -> bytes:
 
 def sound() -> Files:
     """Two training images, one of val and one of test; classes cat and dog."""
-    return {"ImageSets/Segmentation/train.txt": "b\na.x\n", "ImageSets/Segmentation/val.txt": "v 1\n", "ImageSets/Segmentation/test.txt": "t\n",
-            "JPEGImages/a.x.PNG": jpeg(10, kind="PNG"), "JPEGImages/b.JPG": jpeg(90, 4, 2), "JPEGImages/v 1.jpeg": jpeg(), "JPEGImages/t.jpg": jpeg(),
+    return {"ImageSets/Segmentation/train.txt": "b\na.x\n", "ImageSets/Segmentation/val.txt": "v 1\n",
+            "ImageSets/Segmentation/test.txt": "t\n", "JPEGImages/t.jpg": jpeg(),
+            "JPEGImages/a.x.PNG": jpeg(10, kind="PNG"), "JPEGImages/b.JPG": jpeg(90, 4, 2), "JPEGImages/v 1.jpeg": jpeg(),
             "Annotations/a.x.xml": xml("cat"), "Annotations/b.xml": xml("dog", "cat", "dog"), "Annotations/v 1.xml": xml("dog"),
             "SegmentationClass/b.png": mask(0, 1, 2, 255, width=4, height=2), "SegmentationClass/v 1.png": mask(0, 2)}
 
 
 def make(folder: Path, files: Files, **description: Any) -> Path:
     raw = folder / "raw.zip"
+    fields: dict[str, Any] = {"source": "folder", "classes": None, "mask_values": None, "labels": "xml"} | description
     with ArchiveWriter(raw) as archive:
-        archive.add("dataset.json", voc.Description(**({"source": "folder", "classes": None, "mask_values": None, "labels": "xml"} | description)).to_json())
+        archive.add("dataset.json", voc.Description(**fields).to_json())
         for name, content in files.items():
             if content is not None:
                 archive.add(name, content.encode() if isinstance(content, str) else content)
@@ -135,7 +137,8 @@ def test_labels_from_masks(tmp_path) -> None:
     index = read_index(tmp_path / "out/index.csv")
     assert index.classes == ("cat", "dog")
     assert index.labels.tolist() == [[False, True], [True, True], [False, False], [True, False]]
-    assert "a.x.png: expected the mask that gives the labels" in faults(tmp_path / "2", sound(), labels="masks", mask_values={"cat": 2, "dog": 1})
+    told = faults(tmp_path / "2", sound(), labels="masks", mask_values={"cat": 2, "dog": 1})
+    assert "a.x.png: expected the mask that gives the labels" in told
     with pytest.raises(AepslError, match="mask_values"):
         run(tmp_path, make(tmp_path, files, labels="masks"))
 
@@ -162,8 +165,8 @@ TRUNCATED = jpeg(200, 64, 64)[:-40]
     ({"Annotations/b.xml": "<annotation>"}, "Annotations/b.xml: expected VOC annotation XML"),
     ({"Annotations/b.xml": '<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>'}, "Annotations/b.xml.*DOCTYPE"),
     ({"Annotations/b.xml": xml()}, "labels of 'b' .train.: expected at least one class"),
-    ({"SegmentationClass/b.png": mask(0, 1, width=2, height=4)}, "SegmentationClass/b.png: expected the size of its image, 4×2, found 2×4$"),
-    ({"SegmentationClass/b.png": mask(0, 9, 3, width=4, height=2)}, r"SegmentationClass/b.png: expected values out of \[0, 1, 2, 255\], found \[3, 9\]"),
+    ({"SegmentationClass/b.png": mask(0, 1, width=2, height=4)}, "Class/b.png: expected the size of its image, 4×2, found 2×4$"),
+    ({"SegmentationClass/b.png": mask(0, 9, 3, width=4, height=2)}, r"b.png: expected values out of \[0, 1, 2, 255\], found \[3, 9\]"),
     ({"SegmentationClass/b.png": jpeg(1, 4, 2, kind="PNG")}, "SegmentationClass/b.png: expected a complete palette or grey PNG.*mode RGB"),
     ({"SegmentationClass/b.png": mask(1, width=4, height=2)[:-30]}, "SegmentationClass/b.png: expected a complete"),
     ({"SegmentationClass/v 1.png": None}, "SegmentationClass/v 1.png: expected the mask of an image of val"),
@@ -188,8 +191,14 @@ def test_unfit_class_names_are_faults(tmp_path, classes: list[str], said: str) -
     assert said in faults(tmp_path, sound(), classes)
 
 
+def test_mask_values_must_name_every_class_and_differ(tmp_path) -> None:
+    assert "found none for dog" in faults(tmp_path / "1", sound(), mask_values={"cat": 1, "yak": 2}, unlisted="leave-out")
+    assert "found 1 2 times" in faults(tmp_path / "2", sound(), mask_values={"cat": 1, "dog": 1, "yak": 2})
+
+
 def test_all_faults_are_told_at_once(tmp_path) -> None:
-    told = faults(tmp_path, sound() | {"JPEGImages/b.JPG": TRUNCATED, "Annotations/a.x.xml": None, "SegmentationClass/v 1.png": mask(77)}, ["dog", "dog"])
+    change: Files = {"JPEGImages/b.JPG": TRUNCATED, "Annotations/a.x.xml": None, "SegmentationClass/v 1.png": mask(77)}
+    told = faults(tmp_path, sound() | change, ["dog", "dog"])
     for said in ("b.JPG", "a.x.xml", "v 1.png", "'dog' is named 2 times", "'cat' is not in data.classes"):
         assert said in told
 

@@ -37,7 +37,8 @@ def class_mask(value: int) -> np.ndarray:
 def mat(value: int) -> bytes:
     """As SBD stores a mask: a struct GTcls with Segmentation, Boundaries, CategoriesPresent."""
     buffer = io.BytesIO()
-    savemat(buffer, {"GTcls": {"Boundaries": np.zeros((20, 1)), "Segmentation": class_mask(value), "CategoriesPresent": value}}, do_compression=True)
+    fields = {"Boundaries": np.zeros((20, 1)), "Segmentation": class_mask(value), "CategoriesPresent": value}
+    savemat(buffer, {"GTcls": fields}, do_compression=True)
     return buffer.getvalue()
 
 
@@ -78,14 +79,18 @@ def archives(tmp_path: Path) -> voc2012.Archives:
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     test = {f"{SETS}/test.txt": b"2008_1\n", f"{KIT}/JPEGImages/2008_1.jpg": jpeg()}
-    return voc2012.Archives(**{key: voc2012.Published(name, ("http://127.0.0.1:1/dead", (mirror / name).as_uri()), tar(mirror / name, files, mode))
-                               for key, name, files, mode in (("trainval", "VOCtrainval_11-May-2012.tar", trainval(), "w"),
-                                                              ("test", "VOC2012test.tar", test, "w"), ("sbd", "benchmark.tgz", sbd(), "w:gz"))})
+
+    def publish(name: str, files: dict[str, bytes], mode: str) -> voc2012.Published:
+        return voc2012.Published(name, ("http://127.0.0.1:1/dead", (mirror / name).as_uri()), tar(mirror / name, files, mode))
+
+    return voc2012.Archives(trainval=publish("VOCtrainval_11-May-2012.tar", trainval(), "w"), test=publish("VOC2012test.tar", test, "w"),
+                            sbd=publish("benchmark.tgz", sbd(), "w:gz"))
 
 
-def pack(folder: Path, archives: voc2012.Archives, *, path: Path | None = None, train: Any = "trainaug", labels: Any = "xml", test: bool = False,
-         mirrors: dict[str, list[str]] | None = None) -> tuple[ArchiveReader, dict[str, int]]:
-    images = voc2012.pack(folder / "raw.zip", path, cache=folder / "cache", train=train, labels=labels, test=test, mirrors=mirrors or {}, archives=archives)
+def pack(folder: Path, archives: voc2012.Archives, *, path: Path | None = None, train: Any = "trainaug", labels: Any = "xml",
+         test: bool = False, mirrors: dict[str, list[str]] | None = None) -> tuple[ArchiveReader, dict[str, int]]:
+    images = voc2012.pack(folder / "raw.zip", path, cache=folder / "cache", train=train, labels=labels, test=test, mirrors=mirrors or {},
+                          archives=archives)
     return ArchiveReader(folder / "raw.zip"), images
 
 
@@ -120,8 +125,8 @@ def test_the_test_images_come_without_labels_and_masks(tmp_path: Path, archives:
 def test_prepare_takes_it_with_labels_of_either_kind(tmp_path: Path, archives: voc2012.Archives, labels: str, classes: list[str],
                                                      train: list[int]) -> None:
     pack(tmp_path, archives, labels=labels, test=True)
-    metrics = prepare(tmp_path / "raw.zip", classes=classes, unlisted="leave-out", images=tmp_path / "images.zip", truth=tmp_path / "truth.zip",
-                      index=tmp_path / "index.csv", mean_pixel=tmp_path / "mean_pixel.json")
+    metrics = prepare(tmp_path / "raw.zip", classes=classes, unlisted="leave-out", images=tmp_path / "images.zip",
+                      truth=tmp_path / "truth.zip", index=tmp_path / "index.csv", mean_pixel=tmp_path / "mean_pixel.json")
     assert metrics["images"] == {"train": 4, "val": 2, "test": 1}
     assert metrics["masks"] == {"train": 4, "val": 2}
     assert list(metrics["train_images_per_class"].values()) == train
@@ -168,7 +173,8 @@ def rebuilt(archives: voc2012.Archives, folder: Path, which: str, files: dict[st
 
 
 def test_members_that_the_lists_name_and_the_archives_lack_are_told_at_once(tmp_path: Path, archives: voc2012.Archives) -> None:
-    files = {name: content for name, content in trainval().items() if name not in (f"{KIT}/JPEGImages/2007_3.jpg", f"{KIT}/Annotations/2007_9.xml")}
+    lost = f"{KIT}/JPEGImages/2007_3.jpg", f"{KIT}/Annotations/2007_9.xml"
+    files = {name: content for name, content in trainval().items() if name not in lost}
     with pytest.raises(FaultList) as caught:
         pack(tmp_path, rebuilt(archives, tmp_path, "trainval", files, "w"))
     assert len(caught.value.faults) == 2
@@ -189,7 +195,8 @@ def test_a_link_in_an_archive_is_no_file(tmp_path: Path, archives: voc2012.Archi
 
 @pytest.mark.parametrize(("which", "files", "mode"), [("trainval", {"other/file": b""}, "w"), ("sbd", {"other/file": b""}, "w:gz"),
                                                       ("trainval", trainval(), "w:gz")])
-def test_an_archive_of_something_else_is_named(tmp_path: Path, archives: voc2012.Archives, which: str, files: dict[str, bytes], mode: str) -> None:
+def test_an_archive_of_something_else_is_named(tmp_path: Path, archives: voc2012.Archives, which: str, files: dict[str, bytes],
+                                               mode: str) -> None:
     with pytest.raises(AepslError, match=getattr(archives, which).name):
         pack(tmp_path, rebuilt(archives, tmp_path, which, files, mode))
 

@@ -7,6 +7,7 @@ hash wherever and whenever it was written. The file appears under its name by on
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ from aepsl.errors import AepslError
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 VOID = 255  # ignored pixel of a mask
+# What zipfile raises on damaged archives; RuntimeError where a flipped bit says "encrypted" or "compressed in another way".
+ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError)
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -63,8 +66,8 @@ class ArchiveWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._zip.close()
         try:
+            self._zip.close()
             if kind is None:
                 with self._temporary.open("rb") as file:
                     os.fsync(file.fileno())
@@ -88,7 +91,7 @@ class ArchiveReader:
                 self._zip = zipfile.ZipFile(self.path)
             except FileNotFoundError:
                 raise AepslError(f"{self.path}: no such file; `dvc repro` or `dvc pull` makes it") from None
-            except (zipfile.BadZipFile, OSError) as error:
+            except ZIP_FAULTS as error:
                 raise AepslError(f"{self.path}: expected a complete zip archive, found a damaged one ({error}); "
                                  "delete it and run `dvc checkout` or `dvc repro`") from error
             self._owner = os.getpid()
@@ -109,7 +112,7 @@ class ArchiveReader:
         except KeyError:
             raise AepslError(f"{self.path}: expected an entry {name!r}, found none; the artefact belongs to other data, "
                              "run `dvc repro`") from None
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except ZIP_FAULTS as error:
             raise AepslError(f"{self.path}: entry {name!r} is damaged ({error}); "
                              "delete the file and run `dvc checkout` or `dvc repro`") from error
 

@@ -70,6 +70,9 @@ def read_index(path: str | os.PathLike[str]) -> Index:
     short = [number for number, row in enumerate(body, 2) if len(row) != len(header)]
     if short:
         raise AepslError(f"{path}: expected {len(header)} columns, line {short[0]} has another number; run `dvc repro -f prepare`")
-    return Index(tuple(header[4:]), tuple(row[0] for row in body), tuple(row[1] for row in body),
-                 np.array([row[2:4] for row in body], int).reshape(-1, 2),
-                 np.array([row[4:] for row in body], int).reshape(-1, len(header) - 4).astype(bool))
+    try:
+        sizes = np.array([row[2:4] for row in body], int).reshape(-1, 2)
+        labels = np.array([row[4:] for row in body], int).reshape(-1, len(header) - 4).astype(bool)
+    except ValueError as error:
+        raise AepslError(f"{path}: expected whole numbers behind id and split, found another value ({error}); run `dvc repro -f prepare`") from None
+    return Index(tuple(header[4:]), tuple(row[0] for row in body), tuple(row[1] for row in body), sizes, labels)

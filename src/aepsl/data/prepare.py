@@ -6,7 +6,7 @@ Nothing is written unless everything is sound. Labels of the test split are take
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from aepsl.data import voc
 from aepsl.data.archive import VOID, ArchiveReader, ArchiveWriter, encode_mask, write_atomically
-from aepsl.data.index import FIXED, SPLITS, Index, write_index
-from aepsl.errors import AepslError, FaultList
+from aepsl.data.contents import choose_classes, read_contents, select_images
+from aepsl.data.index import SPLITS, Index, write_index
+from aepsl.errors import FaultList
 from aepsl.parallel import in_processes
 from aepsl.progress import progress
 
@@ -46,10 +47,11 @@ def prepare(raw: Path, *, classes: list[str] | None, unlisted: Literal["error", 
     ------
     FaultList : every fault of lists, labels, images and masks, by file.
     """
-    source = _read(raw)
+    source = read_contents(raw, partial(_mask_values, raw))
     faults = list(source.faults)
-    names, numbers = _classes(source, classes, faults)
-    kept, left_out = _select(source, names, unlisted, faults)
+    names = choose_classes(source, classes, faults)
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    kept, left_out = select_images(source, names, unlisted, faults)
     values = source.description.mask_values
     # Keys are all values that may occur; the rest of the table maps unlisted classes to void.
     table = {0: 0, VOID: VOID} | ({value: numbers[name] for name, value in values.items() if name in numbers} if values
@@ -57,6 +59,10 @@ def prepare(raw: Path, *, classes: list[str] | None, unlisted: Literal["error", 
     others = {value: name for name, value in (values or {}).items() if name not in numbers}
     if values and source.masks and (missing := [name for name in names if name not in values]):
         faults.append(f"data.folder.mask_values: expected the mask value of every class, found none for {', '.join(missing)}")
+
+    for value, count in Counter((values or {}).values()).items():
+        if count > 1:
+            faults.append(f"data.folder.mask_values: expected another value for every class, found {value} {count} times")
 
     rows = sorted(kept)
     tasks = [_Task(row, source.splits[row], source.images.get(row), None if source.splits[row] == "test" else source.masks.get(row))
@@ -106,150 +112,6 @@ def prepare(raw: Path, *, classes: list[str] | None, unlisted: Literal["error", 
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What raw.zip says: per id its split, entry names, and label names (None = unknown)."""
-
-    description: voc.Description
-    splits: dict[str, str]
-    images: dict[str, str]
-    masks: dict[str, str]
-    labels: dict[str, list[str] | None]
-    faults: list[str]
-
-
-def _read(raw: Path) -> _Source:
-    archive = ArchiveReader(raw)
-    faults: list[str] = []
-    try:
-        description = voc.Description.from_json(archive.read(voc.DESCRIPTION))
-    except (ValueError, KeyError, TypeError) as error:
-        raise AepslError(f"{raw}: expected a readable {voc.DESCRIPTION}, found {error}; run `dvc repro -f download`") from None
-    splits = _read_lists(archive, faults)
-    images: dict[str, str] = {}
-    masks: dict[str, str] = {}
-    for entry in archive:
-        folder, _, rest = entry.partition("/")
-        if folder == voc.MASKS:
-            masks[voc.stem(rest)] = entry
-        elif folder == voc.IMAGES:
-            if voc.stem(rest) in images:
-                faults.append(f"{entry}: expected one image of this id, found {images[voc.stem(rest)]} too; keep one of them")
-            images[voc.stem(rest)] = entry
-    labels: dict[str, list[str] | None] = dict.fromkeys(splits)
-    wanted = [identifier for identifier, split in splits.items() if split != "test"]
-    if description.labels == "xml":
-        for identifier in wanted:
-            entry = f"{voc.ANNOTATIONS}/{identifier}.xml"
-            if entry not in archive:
-                faults.append(f"{entry}: expected the labels of an image of {splits[identifier]}, found no such file")
-                continue
-            try:
-                labels[identifier] = voc.parse_annotation(archive.read(entry))
-            except ValueError as error:
-                faults.append(f"{entry}: {error}")
-    elif description.labels == "csv":
-        labels |= _read_table(archive, wanted, faults)
-    else:
-        labels |= _labels_of_masks(raw, description, wanted, masks, faults)
-    return _Source(description, splits, images, masks, labels, faults)
-
-
-def _read_lists(archive: ArchiveReader, faults: list[str]) -> dict[str, str]:
-    """Split per id."""
-    splits: dict[str, str] = {}
-    for split in SPLITS:
-        entry = f"{voc.LISTS}/{split}.txt"
-        if entry not in archive:
-            if split == "train":
-                faults.append(f"{entry}: expected the list of training images, found no such file")
-            continue
-        ids = voc.parse_list(archive.read(entry).decode("utf-8"))
-        if not ids:
-            faults.append(f"{entry}: expected at least one id, found an empty list")
-        faults += [f"{entry}: id {identifier!r} is listed {count} times" for identifier, count in Counter(ids).items() if count > 1]
-        for identifier in dict.fromkeys(ids):
-            if fault := voc.id_fault(identifier):
-                faults.append(f"{entry}: {fault}")
-            elif identifier in splits:
-                faults.append(f"{entry}: id {identifier!r} is in the list of {splits[identifier]} too; an image belongs to one split")
-            else:
-                splits[identifier] = split
-    return splits
-
-
-def _read_table(archive: ArchiveReader, wanted: Sequence[str], faults: list[str]) -> dict[str, list[str] | None]:
-    try:
-        table, wrong = voc.parse_labels(archive.read(voc.LABELS_CSV).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        table, wrong = {}, [f"expected text in UTF-8, found {error}"]
-    faults += [f"{voc.LABELS_CSV}: {fault}" for fault in wrong]
-    if not wrong:
-        faults += [f"{voc.LABELS_CSV}: expected a line for every image of train and val, found none for {identifier!r}"
-                   for identifier in wanted if identifier not in table]
-    return {identifier: table.get(identifier) for identifier in wanted}
-
-
-def _labels_of_masks(raw: Path, description: voc.Description, wanted: Sequence[str], masks: Mapping[str, str],
-                     faults: list[str]) -> dict[str, list[str] | None]:
-    if not description.mask_values:
-        raise AepslError("data.folder.mask_values: expected the mask value of every class when labels come from masks, found null")
-    faults += [f"{voc.MASKS}/{identifier}.png: expected the mask that gives the labels, found no such file"
-               for identifier in wanted if identifier not in masks]
-    tasks = [_Task(identifier, "", None, masks[identifier]) for identifier in wanted if identifier in masks]
-    facts = _over(_check, raw, tasks, "labels")
-    return {task.identifier: [name for name, value in description.mask_values.items() if value in fact.values]
-            for task, fact in zip(tasks, facts, strict=True)}
-
-
-def _classes(source: _Source, chosen: list[str] | None, faults: list[str]) -> tuple[list[str], dict[str, int]]:
-    """Names in order, and the number of each from 1."""
-    found = {name for names in source.labels.values() for name in names or ()}
-    names = list(chosen or source.description.classes or sorted(found))
-    if not names:
-        faults.append("data.classes: expected at least one class, found none there and none in the labels")
-    if len(names) > VOID - 1:
-        faults.append(f"data.classes: expected at most {VOID - 1} classes, found {len(names)}")
-    for name, count in Counter(names).items():
-        if count > 1:
-            faults.append(f"data.classes: class {name!r} is named {count} times")
-        if name in ("background", "void", *FIXED):
-            faults.append(f"data.classes: {name!r} is a reserved name; call the class something else")
-        elif not name.strip() or name != name.strip() or not name.isprintable():
-            faults.append(f"data.classes: expected a printable name without space around it, found {name!r}")
-    return names, {name: number for number, name in enumerate(names, 1)}
-
-
-def _select(source: _Source, names: Sequence[str], unlisted: str, faults: list[str]) -> tuple[dict[str, set[str]], int]:
-    """Listed labels of every image that is kept, and how many images are left out."""
-    listed, kept, left_out, strange = set(names), dict[str, set[str]](), 0, dict[str, list[str]]()
-    for identifier, split in source.splits.items():
-        labels = source.labels[identifier]
-        if labels is None:  # test, or a fault told before
-            kept[identifier] = set()
-            continue
-        if unlisted == "error":
-            for name in sorted(set(labels) - listed):
-                strange.setdefault(name, []).append(identifier)
-            if not labels:
-                faults.append(f"labels of {identifier!r} ({split}): expected at least one class, found none; take the id off the list, "
-                              "or set data.unlisted to leave-out")
-        if set(labels) & listed or unlisted == "error":
-            kept[identifier] = set(labels) & listed
-        else:
-            left_out += 1
-    for name, ids in sorted(strange.items()):
-        faults.append(f"labels: class {name!r} is not in data.classes but in {len(ids)} image(s), such as {ids[0]!r}; list it, "
-                      "or set data.unlisted to leave-out")
-    for split in dict.fromkeys(source.splits.values()):
-        if not any(source.splits[identifier] == split for identifier in kept):
-            faults.append(f"split {split}: expected at least one image with a class of data.classes, all were left out")
-    seen = {name for identifier, labels in kept.items() if source.splits[identifier] == "train" for name in labels}
-    faults += [f"data.classes: class {name!r} has no training image; correct its spelling or remove it"
-               for name in names if name not in seen]
-    return kept, left_out
-
-
-@dataclass(frozen=True)
 class _Task:
     """An image to check: entry names of image and mask in raw.zip."""
 
@@ -275,6 +137,11 @@ def _over(function: Any, raw: Path, tasks: Sequence[_Task], label: str) -> Itera
     chunks = [tasks[start:start + CHUNK] for start in range(0, len(tasks), CHUNK)]
     results = in_processes(partial(_chunk, function, ArchiveReader(raw)), chunks, processes=0 if len(tasks) > ALONE else 1)
     yield from progress((result for chunk in results for result in chunk), total=len(tasks), label=label)
+
+
+def _mask_values(raw: Path, entries: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    tasks = [_Task(voc.stem(entry), "", None, entry) for entry in entries]
+    yield from (fact.values for fact in _over(_check, raw, tasks, "labels"))
 
 
 def _chunk(function: Any, archive: ArchiveReader, tasks: Sequence[_Task]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 Every object is a creature: a *head*, 10-15 % of its area, whose outline, pattern and colours name its class, and a long curved *body* at
 one side of it. The body's texture and hue depend on the class only weakly: knowing both exactly names the class in about
-57 % of the cases, guessing in 20 %. A classifier can therefore live on heads alone and its heatmap stops there; once the heads are
+53 % of the cases, guessing in 20 %. A classifier can therefore live on heads alone and its heatmap stops there; once the heads are
 erased, bodies are the next best evidence. Bodies differ from the cluttered background in kind (closed outline, rounded
 shading, colour), but nothing else is class coded: backgrounds, distractors, sizes, places, poses and light are drawn without
 looking at the class. Image i of a seed is a function of (seed, i) alone.

@@ -51,9 +51,11 @@ def normalise_heatmaps(heatmaps: np.ndarray, rule: str) -> np.ndarray:
 
     ``minmax``: (H − min) / (max − min). ``relu-max``: max(H, 0) / max. A map without contrast points nowhere: zeros.
     """
-    low = heatmaps.min((1, 2), keepdims=True) if rule == "minmax" else np.zeros((len(heatmaps), 1, 1), np.float32)
-    contrast = heatmaps.max((1, 2), keepdims=True) - low
-    return np.where(contrast > 1e-8, np.clip(heatmaps - low, 0, None) / np.maximum(contrast, 1e-8), 0).astype(np.float32)
+    low, high = heatmaps.min((1, 2), keepdims=True), heatmaps.max((1, 2), keepdims=True)
+    base = low if rule == "minmax" else np.zeros_like(low)
+    # The values of a constant map differ by rounding, some 1e-7 of their size, which must not be stretched to [0, 1].
+    points = (high - low > 1e-5 * np.maximum(abs(low), abs(high))) & (high > base)
+    return np.where(points, np.clip(heatmaps - base, 0, None) / np.where(points, high - base, 1), 0).astype(np.float32)
 
 
 def mine(heatmaps: np.ndarray, mined: dict[int, np.ndarray], number: int, *, rule: str, threshold: float) -> dict[int, np.ndarray]:

@@ -3,12 +3,13 @@
 import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aepsl.data.archive import write_atomically
+from aepsl.data.archive import ZIP_FAULTS, write_atomically
 from aepsl.errors import AepslError
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.segmenter import Segmenter
@@ -34,10 +35,15 @@ def save_model(path: str | os.PathLike[str], model: Classifier | Segmenter, *, t
 
 def _load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     try:
-        content = torch.load(io.BytesIO(Path(path).read_bytes()), map_location="cpu", weights_only=True)
+        data = Path(path).read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()  # torch does not compare the checksums it writes
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AepslError(f"{path}: no such file; `dvc repro` or `dvc pull` makes it") from None
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except (*ZIP_FAULTS, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise AepslError(f"{path}: expected a model file of this project, found a damaged or foreign one ({str(error)[:100]}); "
                          "delete it and run `dvc checkout` or `dvc repro`") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != kind:

@@ -32,5 +32,5 @@ def read_scores(archive: ArchiveReader, identifier: str) -> np.ndarray:
     """The probabilities (1+C, h, w) float16 of one image."""
     try:
         return np.asarray(np.load(io.BytesIO(archive.read(f"{identifier}.npy")), allow_pickle=False))
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise AepslError(f"{archive.path}: entry {identifier}.npy is damaged ({error}); run `dvc repro predict`") from error

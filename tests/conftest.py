@@ -1,0 +1,83 @@
+"""Helpers that several tests share: throw-away checkouts of the pipeline, and ways to run it in them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TRACKED = ("dvc.yaml", "params.yaml", "stages", "src", ".dvc/config", ".dvcignore", ".gitignore")
+# Imports are most of what so small a stage costs: run many in one process, exactly as `python -m stages.x …` would.
+MANY_STAGES = """
+import json, runpy, sys
+for sys.argv in json.load(sys.stdin):
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+class Checkout:
+    """A copy of what git tracks, without data, in a folder of its own."""
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
+        self.folder = folder
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        for name in TRACKED:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+            else:
+                shutil.copy(ROOT / name, folder / name)
+        shutil.copy(ROOT / "presets/shapes.yaml", folder / "params.yaml")
+        self.set(parameters)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    @property
+    def params(self) -> dict[str, Any]:
+        content: dict[str, Any] = yaml.safe_load((self / "params.yaml").read_text())
+        return content
+
+    def set(self, parameters: Mapping[str, Any]) -> None:
+        """Change parameters by dotted path."""
+        content = self.params
+        for path, value in parameters.items():
+            *groups, key = path.split(".")
+            group = content
+            for name in groups:
+                group = group[name]
+            group[key] = value
+        (self / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def call(self, *command: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout with this interpreter first on the path, and nothing of this machine's settings."""
+        here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
+                **{f"DVC_{kind}_DIR": str(self / f".settings/{kind}") for kind in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DVC", "GIT"))}
+        return subprocess.run(command, cwd=self.folder, input=text, env=inherited | here | environment, capture_output=True, text=True,
+                              timeout=600, check=False)
+
+    def stage(self, name: str, **options: str) -> subprocess.CompletedProcess[str]:
+        """Run one stage; option ``mean_pixel`` is ``--mean-pixel``."""
+        words = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", value)]
+        return self.call("python", "-m", f"stages.{name}", *words)
+
+    def stages(self, commands: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run commands ``python -m stages.x …`` in one process, one after the other; the first fault ends it."""
+        assert all(command.startswith("python -m stages.") for command in commands)
+        return self.call("python", "-c", MANY_STAGES, text=json.dumps([command.split()[2:] for command in commands]), **environment)
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory):
+    """``checkout({dotted parameter: value, …})``: a fresh :class:`Checkout` of the shapes preset with these parameters changed."""
+    def make(parameters: Mapping[str, Any]) -> Checkout:
+        return Checkout(tmp_path_factory.mktemp("checkout"), parameters)
+    return make

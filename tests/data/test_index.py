@@ -1,0 +1,82 @@
+import string
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aepsl.data.index import SPLITS, Index, read_index, write_index
+from aepsl.errors import AepslError
+
+INDEX = Index(("cat", "dog"), ("2007_000032", "a,b", "c/ü"), ("train", "val", "test"), np.array([[500, 281], [3, 4], [5, 6]]),
+              np.array([[True, False], [True, True], [False, False]]))
+
+
+def same(one: Index, two: Index) -> None:
+    assert (one.classes, one.ids, one.splits) == (two.classes, two.ids, two.splits)
+    np.testing.assert_array_equal(one.sizes, two.sizes)
+    np.testing.assert_array_equal(one.labels, two.labels)
+    assert one.labels.dtype == two.labels.dtype == bool
+
+
+def test_an_index_is_a_table_anyone_can_read(tmp_path):
+    write_index(INDEX, tmp_path / "index.csv")
+    assert (tmp_path / "index.csv").read_text(encoding="utf-8") == (
+        'id,split,width,height,cat,dog\n2007_000032,train,500,281,1,0\n"a,b",val,3,4,1,1\nc/ü,test,5,6,0,0\n')
+    same(read_index(tmp_path / "index.csv"), INDEX)
+
+
+def test_splits_and_rows_are_taken_in_the_order_asked_for():
+    same(INDEX.split("val", "test"), INDEX.take([1, 2]))
+    assert INDEX.split("test", "val").ids == ("a,b", "c/ü")
+    assert INDEX.take([2, 0]).ids == ("c/ü", "2007_000032")
+    assert INDEX.take([2, 0]).labels.tolist() == [[False, False], [True, False]]
+
+
+def test_an_index_may_be_empty(tmp_path):
+    nothing = INDEX.split()
+    assert (len(nothing), nothing.sizes.shape, nothing.labels.shape) == (0, (0, 2), (0, 2))
+    write_index(nothing, tmp_path / "index.csv")
+    same(read_index(tmp_path / "index.csv"), nothing)
+
+
+TEXT = st.text(string.ascii_letters + string.digits + " ,;\"'/._-ü漢", min_size=1, max_size=6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_index_round_trips(tmp_path_factory, data):
+    ids = data.draw(st.lists(TEXT, unique=True, max_size=5))
+    classes = data.draw(st.lists(TEXT, unique=True, min_size=1, max_size=4))
+    rng = np.random.default_rng([len(ids), len(classes)])
+    index = Index(tuple(classes), tuple(ids), tuple(rng.choice(SPLITS, len(ids)).tolist()), rng.integers(1, 9999, (len(ids), 2)),
+                  rng.random((len(ids), len(classes))) < 0.5)
+    path = tmp_path_factory.mktemp("index") / "index.csv"
+    write_index(index, path)
+    same(read_index(path), index)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "expected a header starting with id,split,width,height"),
+    ("name,split,width,height\n", "expected a header starting with id,split,width,height"),
+    ("id,split,width,height,cat\na,train,1,2\n", "expected 5 columns, line 2 has another number"),
+    ("id,split,width,height,cat\na,train,1,2,1\n\n", "expected 5 columns, line 3 has another number"),
+    ("id,split,width,height,cat\na,train,1,2,yes\n", "expected whole numbers .* 'yes'"),
+    ("id,split,width,height,cat\na,train,1.5,2,1\n", "expected whole numbers .* '1.5'"),
+])
+def test_a_table_of_another_form_is_refused(tmp_path, text, message):
+    (tmp_path / "index.csv").write_text(text)
+    with pytest.raises(AepslError, match=rf"index\.csv: {message}.*; run `dvc repro -f prepare`"):
+        read_index(tmp_path / "index.csv")
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(AepslError, match=r"none\.csv: no such file"):
+        read_index(tmp_path / "none.csv")
+
+
+def test_an_index_does_not_change():
+    with pytest.raises(AttributeError):
+        INDEX.ids = ()  # type: ignore[misc]
+    assert replace(INDEX, splits=("train",) * 3).split("train").ids == INDEX.ids

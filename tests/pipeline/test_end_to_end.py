@@ -1,0 +1,255 @@
+"""The whole pipeline on a handful of tiny images: once by DVC, then what DVC and the stages make of changes to it."""
+
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+import zipfile
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from aepsl.data.archive import ArchiveReader, decode_indices
+from aepsl.data.index import read_index
+
+NETWORK = {"trunk": "mobilenet_v2", "output_stride": 8, "width": 0.1, "weights": "none"}
+TINY = {
+    "rounds": {"r1": "r0", "r2": "r1"}, "last_round": "r2", "data.shapes": {"seed": 1, "train": 12, "val": 6, "size": 64}, "saliency.size": 64,
+    **{f"{stage}.network": NETWORK for stage in ("classify", "segment")},
+    **{f"{stage}.training.{key}": value for stage in ("classify", "segment") for key, value in (("length", 1.0), ("batch", 4), ("crop", 49))},
+    "refine.custom.iterations": 2, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1}}
+LABELLING = {"download", "prepare", "weights", "saliency", "start", "classify@r1", "mine@r1", "classify@r2", "mine@r2"}
+LEARNING = {"merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine"}
+SCORING = {"evaluate", "oracle", "gallery"}
+
+
+def succeed(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(checkout):
+    """A checkout in which ``dvc repro`` has run; tests read it, or copy it and change the copy."""
+    work = checkout(TINY)
+    succeed(work.call("git", "init", "--quiet"))
+    output = succeed(work.call("python", "-m", "dvc", "repro"))
+    assert {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")} == LABELLING | LEARNING | SCORING
+    return work
+
+
+@pytest.fixture
+def changed(finished, tmp_path):
+    """A copy of the finished checkout, to be changed."""
+    work = object.__new__(type(finished))
+    work.folder = tmp_path / "changed"
+    shutil.copytree(finished.folder, work.folder, symlinks=True)
+    return work
+
+
+def lock(work: Any) -> dict[str, Any]:
+    stages: dict[str, Any] = yaml.safe_load((work / "dvc.lock").read_text())["stages"]
+    return stages
+
+
+def commands(work: Any, *names: str) -> list[str]:
+    """The commands of the named stages, or of all, in an order in which every input is there before it is read."""
+    stages = lock(work)
+    made_by = {out["path"]: name for name, stage in stages.items() for out in stage["outs"]}
+    order: list[str] = []
+
+    def visit(name: str) -> None:
+        for dep in stages[name].get("deps", ()):
+            if dep["path"] in made_by:
+                visit(made_by[dep["path"]])
+        if name not in order:
+            order.append(name)
+
+    for name in sorted(stages):
+        visit(name)
+    return [stages[name]["cmd"] for name in order if not names or name in names]
+
+
+def read_json(work: Any, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((work / name).read_text())
+    return content
+
+
+def read_table(work: Any, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((work / name).open(newline="")))
+
+
+def would_run(work: Any) -> set[str]:
+    """The stages that ``dvc repro`` would run: those DVC calls changed, and all that follow from them."""
+    text = succeed(work.call("python", "-m", "dvc", "repro", "--dry", "--allow-missing"))
+    return {line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage")}
+
+
+# ---- what one run leaves behind
+
+
+def test_metrics_hold_their_documented_keys_in_range(finished) -> None:
+    val, labels, oracle, data = (read_json(finished, f"metrics/{name}.json") for name in ("val", "pseudo_labels", "oracle", "data"))
+    assert set(val) == {"miou", "miou_before_crf", "pixel_accuracy", "split", "images", "classes_counted"}
+    assert (val["split"], val["images"]) == ("val", 6)
+    assert set(labels) == {"pseudo_label_miou", "pseudo_label_miou_where_labelled", "pseudo_label_coverage", "relabelled_miou", "labels_split",
+                           "labels_images", "void_as"}
+    assert (labels["labels_split"], labels["labels_images"], labels["void_as"]) == ("train", 12, "miss")
+    assert oracle.keys() >= {"rounds", "erased_area", "erased_precision", "erased_recall", "head_recall_1", "body_recall_2"}
+    assert (data["classes"], data["images"], data["masks"]) == (5, {"train": 12, "val": 6, "test": 0}, {"train": 12, "val": 6})
+    shares = [value for content in (val, labels, oracle) for value in content.values() if isinstance(value, float)]
+    assert len(shares) > 8
+    assert all(-1 <= value <= 1 for value in shares)
+
+
+def test_tables_have_a_row_per_class_round_and_epoch(finished) -> None:
+    names = ["background", "bandling", "checkling", "dotling", "ringling", "splitling"]
+    assert [row["class"] for row in read_table(finished, "metrics/per_class.csv")] == names
+    rounds = read_table(finished, "metrics/rounds.csv")
+    assert [row["round"] for row in rounds] == ["r1", "r2"]
+    areas = [float(row["mined_area"]) for row in rounds]
+    assert 0 < areas[0] <= areas[1] <= 1
+    assert float(rounds[1]["new_area"]) == pytest.approx(areas[1] - areas[0], abs=1e-5)
+    for curve in ("classifier/r1", "classifier/r2", "segmenter/s1", "segmenter/s2"):
+        rows = read_table(finished, f"metrics/{curve}.csv")
+        assert [float(row["epoch"]) for row in rows] == [1]
+        assert np.isfinite(float(rows[0]["loss"]))
+    assert {row["actual"] for row in read_table(finished, "metrics/confusion.csv")} <= set(names)
+    assert {row["stage"] for row in read_table(finished, "metrics/runtime.csv")} == LABELLING | LEARNING | SCORING
+
+
+def test_dvc_shows_the_metrics_and_plots(finished) -> None:
+    shown = json.loads(succeed(finished.call("python", "-m", "dvc", "metrics", "show", "--json")))
+    files = shown[""]["data"]
+    assert set(files) >= {f"metrics/{name}.json" for name in ("data", "val", "pseudo_labels", "oracle")} - {"metrics/data.json"}
+    assert files["metrics/val.json"]["data"] == read_json(finished, "metrics/val.json")
+    report = json.loads(succeed(finished.call("python", "-m", "dvc", "plots", "show", "--json", "--out", "plots")))
+    assert not report.get("errors"), report["errors"]
+
+
+def test_artefacts_hold_one_entry_per_image_in_the_images_own_size(finished) -> None:
+    index = read_index(finished / "data/index.csv")
+    sizes = dict(zip(index.ids, index.sizes.tolist(), strict=True))
+    for path, split in (("labels/s1", "train"), ("labels/s2", "train"), ("predictions", "val"), ("saliency", "train")):
+        archive = ArchiveReader(finished / f"data/{path}.zip")
+        assert archive.names() == [f"{identifier}.png" for identifier in index.split(split).ids]
+        for name in archive:
+            assert list(decode_indices(archive.read(name)).shape[::-1]) == sizes[name.removesuffix(".png")]
+
+
+def test_labels_name_only_the_images_own_classes(finished) -> None:
+    train = read_index(finished / "data/index.csv").split("train")
+    for step in ("s1", "s2"):
+        archive = ArchiveReader(finished / f"data/labels/{step}.zip")
+        for identifier, labels in zip(train.ids, train.labels, strict=True):
+            assert set(np.unique(decode_indices(archive.read(f"{identifier}.png")))) <= {0, 255, *(np.flatnonzero(labels) + 1)}
+
+
+def test_later_rounds_keep_what_earlier_ones_mined(finished) -> None:
+    first, second = (ArchiveReader(finished / f"data/mined/{step}.zip") for step in ("r1", "r2"))
+    regions = [name for name in first if name.endswith(".png")]
+    assert len(regions) >= 12
+    for name in regions:
+        before, after = decode_indices(first.read(name)), decode_indices(second.read(name))
+        assert set(np.unique(before)) <= {0, 1}
+        assert np.array_equal(np.where(after == 2, 0, after), before)
+
+
+# ---- running again
+
+
+def test_a_second_run_does_nothing(finished) -> None:
+    output = succeed(finished.call("python", "-m", "dvc", "repro"))
+    assert "Running stage" not in output
+    assert json.loads(succeed(finished.call("python", "-m", "dvc", "status", "--json"))) == {}
+
+
+def test_another_run_with_other_workers_gives_the_same_bytes(finished, checkout) -> None:
+    again = checkout(TINY | {"compute": {"device": "cpu", "workers": 2, "processes": 2, "threads": 2}})
+    result = again.stages(commands(finished), OMP_NUM_THREADS="2")
+    assert result.returncode == 0, result.stderr
+    expected = {out["path"]: out["md5"] for stage in lock(finished).values() for out in stage["outs"]}
+    assert len(expected) > 25
+    found = {path: hashlib.md5((again / path).read_bytes(), usedforsecurity=False).hexdigest() for path in expected}
+    assert {path for path in expected if found[path] != expected[path]} == set()
+
+
+def test_where_it_runs_changes_nothing(changed) -> None:
+    changed.set({"compute": {"device": "auto", "workers": 1, "processes": 0, "threads": 0}})
+    assert would_run(changed) == set()
+
+
+# ---- changes
+
+
+def test_another_round_runs_that_round_and_what_follows(changed) -> None:
+    changed.set({"rounds": {"r1": "r0", "r2": "r1", "r3": "r2"}, "last_round": "r3"})
+    assert would_run(changed) == {"classify@r3", "mine@r3", "merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine", *SCORING}
+
+
+@pytest.mark.parametrize("rounds", [{"r1": "r0", "r2": "r1"}, {"r1": "r0"}], ids=["rounds kept", "rounds removed"])
+def test_fewer_rounds_train_no_classifier(changed, rounds: dict[str, str]) -> None:
+    changed.set({"rounds": rounds, "last_round": "r1"})
+    assert would_run(changed) == LEARNING | SCORING
+
+
+def test_a_parameter_runs_its_stage_and_what_follows(changed) -> None:
+    changed.set({"evaluate.void_as": "background"})
+    assert would_run(changed) == {"evaluate"}
+    changed.set({"evaluate.void_as": "miss", "segment.classification_weight": 0.5})
+    assert would_run(changed) == LEARNING - {"merge"} | {"evaluate", "gallery"}
+
+
+def test_a_changed_module_runs_the_stages_that_import_it(changed) -> None:
+    with (changed / "src/aepsl/segmentation/crf.py").open("a") as file:
+        file.write("# another line\n")
+    assert would_run(changed) >= {"relabel@s2", "refine", "evaluate"}
+    assert would_run(changed).isdisjoint({*LABELLING, "merge", "segment@s1", "oracle"})
+
+
+@pytest.mark.parametrize("psl", ["none", "true-labels"])
+def test_the_other_ways_of_prohibiting_run_through(changed, psl: str) -> None:
+    before = (changed / "data/scores.zip").read_bytes()
+    changed.set({"segment.psl": psl})
+    succeed(changed.stages(commands(changed, "segment@s2", "predict", "refine", "evaluate")))
+    assert (changed / "data/scores.zip").read_bytes() != before
+    assert 0 <= read_json(changed, "metrics/val.json")["miou"] <= 1
+    if psl == "true-labels":
+        val = read_index(changed / "data/index.csv").split("val")
+        archive = ArchiveReader(changed / "data/predictions.zip")
+        for identifier, labels in zip(val.ids, val.labels, strict=True):
+            assert set(np.unique(decode_indices(archive.read(f"{identifier}.png")))) <= {0, *(np.flatnonzero(labels) + 1)}
+
+
+def test_a_folder_without_masks_runs_through_and_its_metrics_say_so(finished, changed) -> None:
+    folder = changed / "own"
+    with zipfile.ZipFile(finished / "data/raw.zip") as raw:
+        raw.extractall(folder, [name for name in raw.namelist() if not name.startswith(("SegmentationClass", "Parts"))])
+    unlabelled = next(iter(sorted((folder / "JPEGImages").iterdir())))
+    shutil.copy(unlabelled, folder / "JPEGImages/new one.JPG")
+    (folder / "ImageSets/Segmentation/test.txt").write_text("new one\n")
+    changed.set({"data.source": "folder", "data.path": "own", "data.folder.masks": None, "data.folder.test": "test"})
+    for path in chain((changed / "data").rglob("*.zip"), (changed / "metrics").glob("*.*")):
+        path.unlink()
+    succeed(changed.stages(commands(changed)))
+    val, labels, oracle = (read_json(changed, f"metrics/{name}.json") for name in ("val", "pseudo_labels", "oracle"))
+    assert (val["miou"], labels["pseudo_label_miou"], oracle["erasing_gain"]) == (None, None, None)
+    assert all("no masks" in content["note"] for content in (val, labels, oracle))
+    assert read_json(changed, "metrics/data.json")["masks"] == {"train": 0, "val": 0}
+    assert "new one.png" in ArchiveReader(changed / "data/predictions.zip")
+    assert [row["precision"] for row in read_table(changed, "metrics/rounds.csv")] == ["", ""]
+    assert all(float(row["mined_area"]) > 0 for row in read_table(changed, "metrics/rounds.csv"))
+
+
+def test_stages_import_the_package_of_their_own_tree(checkout) -> None:
+    installed = Path(__file__).resolve().parents[2] / "src"
+    work = checkout(TINY)
+    with (work / "src/aepsl/errors.py").open("a") as file:
+        file.write('\nprint("the package of this tree")\n')
+    result = work.call("python", "-m", "stages.download", "--out", "data/raw.zip", PYTHONPATH=str(installed))
+    assert "the package of this tree" in succeed(result)

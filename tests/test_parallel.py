@@ -1,0 +1,58 @@
+import math
+import os
+
+import pytest
+
+from aepsl.errors import FaultList
+from aepsl.parallel import in_processes, usable_cores
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_come_in_the_order_of_the_items(processes):
+    assert list(in_processes(math.sqrt, (number**2 for number in range(40)), processes=processes)) == list(range(40))
+
+
+def test_one_process_is_this_one_and_draws_items_as_they_are_needed():
+    drawn: list[int] = []
+    results = in_processes(lambda number: (number, os.getpid()), (drawn.append(number) or number for number in range(9)), processes=1)
+    assert next(results) == (0, os.getpid())
+    assert drawn == [0]
+
+
+def test_two_processes_are_others():
+    assert os.getpid() not in set(in_processes(lambda _: os.getpid(), range(8), processes=2))
+
+
+def test_items_are_not_drawn_far_ahead_of_the_results():
+    drawn = 0
+
+    def items():
+        nonlocal drawn
+        for drawn in range(1, 2001):
+            yield drawn
+
+    results = in_processes(abs, items(), processes=2)
+    assert next(results) == 1
+    assert drawn < 200
+    assert sum(results) == 2000 * 2001 // 2 - 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_nothing_to_do(processes):
+    assert list(in_processes(abs, [], processes=processes)) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_keeps_its_kind_and_message(processes):
+    def fail(number: int) -> int:
+        if number == 3:
+            raise FaultList("3 is bad", ["a", "b"])
+        return number
+
+    with pytest.raises(FaultList, match="3 is bad") as caught:
+        list(in_processes(fail, range(6), processes=processes))
+    assert caught.value.faults == ["a", "b"]
+
+
+def test_there_is_a_core_to_run_on():
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)

@@ -57,8 +57,9 @@ def run(main: Callable[..., int], *, params: Sequence[str], options: Sequence[st
     try:
         os.chdir(ROOT)
         everything: Params = load_params("params.yaml")
-        if everything.compute.threads:
-            os.environ["OMP_NUM_THREADS"] = str(everything.compute.threads)
+        torch = sys.modules.get("torch")
+        if torch is not None and everything.compute.threads:
+            torch.set_num_threads(everything.compute.threads)
         count = main(Declared(everything, params), everything.compute, **values)
     except AepslError as error:
         print(f"\n{label}: {error}", file=sys.stderr)

@@ -30,7 +30,7 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
     samples = Samples(photographs, Augmentation(settings.crop, tuple(settings.scale), settings.mirror, fill), seed=p.seed)
 
     torch.manual_seed(p.seed)
-    model = Classifier(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width), len(rows.classes))
+    model = Classifier(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width, stages=network.stages), len(rows.classes))
     load_into(model.trunk, Path(weights))
 
     def terms(pictures: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),
                           workers=compute.workers, label=f"classify@{step}")
     write_csv(curve, rows_of_curve)
-    save_model(out, model, trunk=network.trunk, width=network.width, classes=rows.classes,
+    save_model(out, model, network=network, classes=rows.classes,
                facts={"round": step, "final_loss": rows_of_curve[-1]["loss"]})
     return round(rows_of_curve[-1]["epoch"] * len(rows))
 

@@ -30,14 +30,14 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
                       seed=p.seed, masks=ArchiveReader(labels))
 
     torch.manual_seed(p.seed)
-    model = Segmenter(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width), len(rows.classes),
+    model = Segmenter(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width, stages=network.stages), len(rows.classes),
                       with_classification=p.segment.psl == "predicted")
     load_into(model.trunk, Path(weights))
     terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),
                           workers=compute.workers, label=f"segment@{step}")
     write_csv(curve, rows_of_curve)
-    save_model(out, model, trunk=network.trunk, width=network.width, classes=rows.classes,
+    save_model(out, model, network=network, classes=rows.classes,
                facts={"pass": step, "psl": p.segment.psl, "final_loss": rows_of_curve[-1]["loss"]})
     return round(rows_of_curve[-1]["epoch"] * len(rows))
 

@@ -12,8 +12,10 @@ PARAMS = ("classify.network.trunk", "classify.network.width", "classify.network.
 
 
 def main(p: Any, compute: Compute, *, classify: str, segment: str) -> int:
-    for network, out in ((p.classify.network, classify), (p.segment.network, segment)):
-        save_weights(Path(out), starting_weights(network.trunk, network.weights, width=network.width, cache=Path("scratch/downloads")))
+    checked = [starting_weights(network.trunk, network.weights, width=network.width, cache=Path("scratch/downloads"))
+               for network in (p.classify.network, p.segment.network)]
+    for weights, out in zip(checked, (classify, segment), strict=True):  # only now: a fault in one leaves neither behind
+        save_weights(Path(out), weights)
     return 2
 
 

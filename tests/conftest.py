@@ -1,5 +1,6 @@
 """Helpers that several tests share: throw-away checkouts of the pipeline, and ways to run it in them."""
 
+import copy
 import json
 import os
 import shutil
@@ -36,6 +37,13 @@ class Checkout:
                 shutil.copy(ROOT / name, folder / name)
         shutil.copy(ROOT / "presets/shapes.yaml", folder / "params.yaml")
         self.set(parameters)
+
+    def copy(self, folder: Path) -> "Checkout":
+        """Another checkout with everything in it, artefacts and DVC's cache too."""
+        twin = copy.copy(self)
+        twin.folder = folder
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return twin
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name

@@ -97,6 +97,14 @@ def test_saliency_maps_must_be_named_when_they_are_asked_for(tmp_path):
     assert load(tmp_path, **{"saliency.method": "maps", "saliency.maps": "maps.zip"}).saliency.maps == "maps.zip"
 
 
+@pytest.mark.parametrize("change", [{"width": 0.5}, {"stages": 4}])
+def test_weights_exist_for_whole_networks_only(tmp_path, change):
+    network = SHIPPED["classify"]["network"] | {"width": 1.0, "stages": None, "weights": "imagenet"}
+    assert load(tmp_path, **{"classify.network": network}).classify.network.weights == "imagenet"
+    [fault] = faults(tmp_path, **{"classify.network": network | change})
+    assert fault.startswith("classify.network.weights exist for whole networks")
+
+
 def test_whole_numbers_serve_where_fractions_are_expected(tmp_path):
     assert load(tmp_path, **{"classify.training.length": 15}).classify.training.length == 15
 
@@ -149,7 +157,8 @@ def test_faulty_chains_are_named_together(tmp_path):
 
 def test_a_step_that_leads_into_a_circle_is_faulty_too():
     assert chain_faults("rounds", {"r1": "r2", "r2": "r1", "r3": "r1"}, "r0", "last_round", "r3") == [
-        f"rounds.{step}: expected a chain that leads back to r0, found a circle through {at}" for step, at in [("r1", "r1"), ("r2", "r2"), ("r3", "r1")]]
+        f"rounds.{step}: expected a chain that leads back to r0, found a circle through {at}"
+        for step, at in [("r1", "r1"), ("r2", "r2"), ("r3", "r1")]]
 
 
 def test_the_start_of_a_chain_has_nothing_before_it():

@@ -83,8 +83,10 @@ def test_an_exception_in_the_block_leaves_nothing_behind_and_an_old_archive_alon
 def test_a_disk_that_is_full_when_the_archive_is_closed_leaves_nothing_behind(tmp_path, monkeypatch):
     class Full(zipfile.ZipFile):
         def close(self) -> None:
+            writing = self.fp is not None
             super().close()
-            raise OSError(28, "No space left on device")
+            if writing:
+                raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.zipfile, "ZipFile", Full)
     with pytest.raises(OSError, match="No space left"):
@@ -143,20 +145,20 @@ def test_an_archive_cut_anywhere_is_refused(tmp_path):
             ArchiveReader(tmp_path / "cut.zip").names()
 
 
-def test_a_flipped_bit_anywhere_is_harmless_or_an_explained_error(tmp_path):
+def test_a_flipped_bit_is_harmless_or_an_explained_error(tmp_path):
     whole = write(tmp_path / "a.zip").read_bytes()
     path = tmp_path / "flipped.zip"
-    refused = 0
+    refusals = []
     for place in range(len(whole)):
-        for bit in range(8):
+        for bit in (place % 8, (place + 3) % 8):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1:])
             reader = ArchiveReader(path)
             try:
                 assert {name: reader.read(name) for name in CONTENT} == CONTENT
             except AepslError as error:
-                assert "flipped.zip" in str(error)
-                refused += 1
-    assert refused > sum(map(len, CONTENT.values())) * 8
+                refusals.append(str(error))
+    assert len(refusals) > sum(map(len, CONTENT.values())) * 2
+    assert all(message.startswith(f"{path}: ") for message in refusals)
 
 
 def first_byte(reader: ArchiveReader, number: int) -> int:

@@ -81,6 +81,13 @@ def test_image_and_mask_stay_aligned_when_resized(height, width, crop, smallest,
         assert (abs(cut[known][:, channel].astype(int) - mask[known]) <= 2).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_resizing_a_mask_invents_no_class(seed):
+    mask = np.random.default_rng([seed]).choice(np.array([0, 7, 200], np.uint8), (20, 30))
+    _, cut = VARIED(ramps(20, 30), mask, np.random.default_rng([seed]))
+    assert set(np.unique(cut)) <= {0, 7, 200, 255}
+
+
 def test_a_photograph_is_augmented_alike_with_and_without_a_mask():
     image = ramps(20, 30)
     with_mask, _ = VARIED(image, image[..., 0], np.random.default_rng([4]))

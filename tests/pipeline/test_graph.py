@@ -109,6 +109,13 @@ def test_nothing_before_scoring_reads_the_truth(shipped) -> None:
     assert readers == {GATE, *SCORING}
 
 
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
+def test_no_preset_opens_a_way_to_the_truth(folder, preset: str) -> None:
+    stages = resolve(folder, **yaml.safe_load((ROOT / f"presets/{preset}.yaml").read_text()))
+    assert leaks(stages) == []
+    assert upstream(stages, "data/predictions.zip").isdisjoint(SCORING)
+
+
 @pytest.mark.parametrize(("stage", "dep", "expected"), [
     ("segment", "data/truth.zip", "segment@s1 reads data/truth.zip"),
     ("saliency", "data/raw.zip", "saliency reads data/raw.zip"),

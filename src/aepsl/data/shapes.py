@@ -25,6 +25,7 @@ from aepsl.progress import progress
 
 CLASSES = ("bandling", "checkling", "dotling", "ringling", "splitling")  # named after the pattern of the head
 HEAD, BODY = 1, 2  # values of Sample.part
+HEAD_SHARE = (0.18, 0.24)  # of the object's area
 HEAD_HUES = ((0.14, None), (0.62, None), (0.33, 0.87), (0.99, None), (0.50, 0.07))  # of the two tones; None = dark (first) or white
 BODY_HUES = (0.30, 0.10, 0.70, 0.50, 0.90)  # class means on the circle of hues
 BODY_HUE_SPREAD = 0.15  # standard deviation, in turns; neighbouring means are 0.2 apart
@@ -76,7 +77,7 @@ def generate(seed: int, index: int, size: int) -> Sample:
     count = int(rng.choice(3, p=(0.5, 0.35, 0.15))) + 1
     classes = [int(first), *rng.integers(0, len(CLASSES), count - 1).tolist()]
     for kind in classes:
-        length = min(height, width) * rng.uniform(0.6, 1.0) * (1, 0.8, 0.66)[count - 1]
+        length = min(height, width) * rng.uniform(0.7, 1.1) * (1, 0.85, 0.7)[count - 1]
         for shrink in (1, 0.85, 0.7, 0.55):  # the first creature finds room at last; others may not, and are left out
             figure = _figure(rng, kind, length * shrink)
             place = _place(rng, figure, part)
@@ -135,7 +136,7 @@ def _distract(rng: np.random.Generator, canvas: np.ndarray) -> None:
     v = ((y - top) * np.cos(turn) - (x - left) * np.sin(turn)) / wide
     lobes = 1 + rng.uniform(0, 0.3) * np.cos(rng.integers(2, 6) * np.arctan2(v, u) + rng.uniform(0, 6))
     opacity = np.clip((lobes - np.hypot(u, v)) * wide / rng.uniform(1, 4) + 0.5, 0, 1) * rng.uniform(0.5, 1)
-    colour = _hsv(rng.random(), rng.uniform(0.5, 0.9) if rng.random() < 0.2 else rng.uniform(0.05, 0.4), rng.uniform(0.2, 0.95))
+    colour = _hsv(rng.random(), rng.uniform(0.5, 0.9) if rng.random() < 0.1 else rng.uniform(0.05, 0.4), rng.uniform(0.2, 0.95))
     stripes = 1 + rng.uniform(0, 0.35) * np.sin(rng.uniform(2, 12) * u + rng.uniform(0, 6))
     canvas[place] += (colour * stripes[..., None] - canvas[place]) * opacity[..., None]
 
@@ -148,10 +149,10 @@ def _figure(rng: np.random.Generator, kind: int, length: float) -> _Figure:
     heading = rng.uniform(0, 2 * np.pi) + turn * along + rng.uniform(0, 0.5) * np.sin(2 * np.pi * along + rng.uniform(0, 6))
     forward = np.stack([np.cos(heading), np.sin(heading)], 1).astype(np.float32)  # (steps, xy)
     spine = np.cumsum(forward, 0) * (length / steps)
-    girth = length * rng.uniform(0.105, 0.145)
+    girth = length * rng.uniform(0.13, 0.17)
     tail = rng.uniform(0.3, 0.8)  # how much narrower the far end is
     radius = girth * (1 - tail * along ** 2) * (1 + rng.uniform(0, 0.15) * np.sin(2 * np.pi * along + rng.uniform(0, 6)))
-    share = rng.uniform(0.10, 0.15)
+    share = rng.uniform(*HEAD_SHARE)
     head_radius = float(np.sqrt(share / (1 - share) * 2 * radius.mean() * length / np.pi))
     centre = spine[0] - forward[0] * head_radius * 0.75
 
@@ -200,7 +201,7 @@ def _skin(rng: np.random.Generator, kind: int, along: np.ndarray, across: np.nda
     else:  # marbling
         wave = _noise(rng, along.shape[0], along.shape[1], (max(2, int(along.shape[0] * 1.3 / girth)),))
     pattern = 1 / (1 + np.exp(-4 * wave))
-    saturation, value = rng.uniform(0.5, 0.85), rng.uniform(0.65, 0.95)
+    saturation, value = rng.uniform(0.3, 0.55), rng.uniform(0.65, 0.95)
     light, dark = _hsv(hue, saturation, value), _hsv(hue, min(1, saturation * 1.2), value * rng.uniform(0.4, 0.6))
     rounded = 1 - 0.35 * across**2 - 0.25 * (np.abs(across) > 0.8)
     colours: np.ndarray = (dark + (light - dark) * pattern[..., None]) * rounded[..., None]

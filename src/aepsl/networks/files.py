@@ -14,22 +14,26 @@ from aepsl.errors import AepslError
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import build_trunk
+from aepsl.params import Network
 
 FORMAT = 1
 
 
-def save_model(path: str | os.PathLike[str], model: Classifier | Segmenter, *, trunk: str, width: float, classes: tuple[str, ...],
+def save_model(path: str | os.PathLike[str], model: Classifier | Segmenter, *, network: Network, classes: tuple[str, ...],
                facts: dict[str, Any]) -> None:
     """Write the model; equal tensors give equal bytes.
 
     Parameters
     ----------
+    network : the settings its trunk was built with.
     facts : what a reader should know about how it was made, e.g. the final loss; numbers, strings and lists of them.
     """
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "kind": type(model).__name__, "trunk": trunk, "width": width, "output_stride": model.trunk.output_stride,
+    torch.save({"format": FORMAT, "kind": type(model).__name__, "network": network.model_dump(exclude={"weights"}),
                 "preprocessing": model.trunk.preprocessing, "classes": list(classes), "facts": facts,
-                "state": {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}}, buffer)
+                # A clone with the usual strides: those of the channels-last layout would be part of the bytes.
+                "state": {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}},
+               buffer)
     write_atomically(path, buffer.getvalue())
 
 
@@ -68,7 +72,8 @@ def load_segmenter(path: str | os.PathLike[str], device: torch.device) -> tuple[
 
 
 def _trunk(content: dict[str, Any]) -> Any:
-    trunk = build_trunk(content["trunk"], output_stride=content["output_stride"], width=content["width"])
+    network = content["network"]
+    trunk = build_trunk(network["trunk"], output_stride=network["output_stride"], width=network["width"], stages=network["stages"])
     trunk.preprocessing = content["preprocessing"]
     return trunk
 

@@ -7,7 +7,6 @@ made dense by dilation. In all three every strided layer centres its window, so 
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +48,7 @@ class Trunk(nn.Module):
     """Images (B, 3, H, W) float32, normalised → features (B, channels, ceil(H / output_stride), ceil(W / output_stride))."""
 
     name: str
+    stages: int  # how many there are in the whole network
     channels: int
     output_stride: int
     preprocessing: str = "imagenet"  # a key of PREPROCESSING; belongs to the weights, so weights.load_into sets it
@@ -70,13 +70,14 @@ class LargeFov(Trunk, nn.Sequential):
     """
 
     name = "vgg16"
+    stages = 5
 
-    def __init__(self, *, output_stride: int, width: float) -> None:
+    def __init__(self, *, output_stride: int, width: float, stages: int) -> None:
         dense = output_stride == 8
-        stages = [(2, 64, 2, 1), (2, 128, 2, 1), (3, 256, 2, 1), (3, 512, 1 if dense else 2, 1), (3, 512, 1, 2 if dense else 1)]
+        plan = [(2, 64, 2, 1), (2, 128, 2, 1), (3, 256, 2, 1), (3, 512, 1 if dense else 2, 1), (3, 512, 1, 2 if dense else 1)]
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         before = 3
-        for stage, (count, channels, stride, dilation) in enumerate(stages, 1):
+        for stage, (count, channels, stride, dilation) in enumerate(plan[:stages], 1):
             for index in range(1, count + 1):
                 after = scaled(channels, width)
                 layers[f"conv{stage}_{index}"] = nn.Conv2d(before, after, 3, padding=dilation, dilation=dilation)
@@ -104,13 +105,17 @@ class DenseMobileNetV2(Trunk, MobileNetV2):
     """
 
     name = "mobilenet_v2"
+    stages = 7
     features: nn.Sequential
 
-    def __init__(self, *, output_stride: int, width: float) -> None:
+    def __init__(self, *, output_stride: int, width: float, stages: int) -> None:
         super().__init__(width_mult=width)
         del self.classifier
         self.channels = self.last_channel = scaled(1280, width)
-        self.features[-1] = Conv2dNormActivation(scaled(320, width), self.channels, kernel_size=1, activation_layer=nn.ReLU6)
+        blocks = 1 + sum((1, 2, 3, 4, 3, 3, 1)[:stages])  # the first convolution and the blocks of each stage
+        before = scaled((16, 24, 32, 64, 96, 160, 320)[stages - 1], width)
+        self.features = self.features[:blocks]
+        self.features.append(Conv2dNormActivation(before, self.channels, kernel_size=1, activation_layer=nn.ReLU6))
         self.output_stride = output_stride
         self._dilate(output_stride)
 
@@ -138,13 +143,16 @@ class DenseResNet50(Trunk, ResNet):
     """torchvision's ResNet-50 without its classifier; ``width`` scales all blocks, the first convolution keeps 64 channels."""
 
     name = "resnet50"
+    stages = 4
     inplanes: int
 
-    def __init__(self, *, output_stride: int, width: float) -> None:
+    def __init__(self, *, output_stride: int, width: float, stages: int) -> None:
         self._width = width  # read by _make_layer while the parent is being built
         super().__init__(Bottleneck, [3, 4, 6, 3], replace_stride_with_dilation=[False, output_stride == 8, True])
         del self.avgpool, self.fc
-        self.channels = self.inplanes
+        for stage in range(stages + 1, 5):
+            delattr(self, f"layer{stage}")
+        self.channels = list(self.children())[-1][-1].conv3.out_channels
         self.output_stride = output_stride
 
     def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
@@ -157,10 +165,10 @@ class DenseResNet50(Trunk, ResNet):
         return images
 
 
-TRUNKS: dict[str, Callable[..., Trunk]] = {"vgg16": LargeFov, "mobilenet_v2": DenseMobileNetV2, "resnet50": DenseResNet50}
+TRUNKS: dict[str, type[Any]] = {"vgg16": LargeFov, "mobilenet_v2": DenseMobileNetV2, "resnet50": DenseResNet50}
 
 
-def build_trunk(name: str, *, output_stride: int, width: float, generator: torch.Generator | None = None) -> Trunk:
+def build_trunk(name: str, *, output_stride: int, width: float, stages: int | None = None, generator: torch.Generator | None = None) -> Trunk:
     """A trunk with random weights: normal after He et al. (fan-out) for convolutions, 1 and 0 for batch norm.
 
     Parameters
@@ -168,6 +176,8 @@ def build_trunk(name: str, *, output_stride: int, width: float, generator: torch
     name : "vgg16", "mobilenet_v2" or "resnet50".
     output_stride : pixels per cell, 8 or 16.
     width : factor on the channels of all layers, 0 < width ≤ 1; rounded to multiples of 8.
+    stages : how many of its stages (groups of layers with the same number of channels) are kept, None = all. Fewer see a
+        smaller field: without pretraining, a field larger than the image leaves the heatmaps without a place.
     generator : source of the random weights; without one, torch's global generator.
     """
     if name not in TRUNKS:
@@ -176,7 +186,10 @@ def build_trunk(name: str, *, output_stride: int, width: float, generator: torch
         raise AepslError(f"network.output_stride: expected 8 or 16, found {output_stride!r}")
     if not 0 < width <= 1:
         raise AepslError(f"network.width: expected 0 < width ≤ 1, found {width!r}")
-    trunk = TRUNKS[name](output_stride=output_stride, width=width)
+    least = {"vgg16": 3, "mobilenet_v2": 3, "resnet50": 2}[name] + (output_stride == 16)  # the stage that reaches the output stride
+    if stages is not None and not least <= stages <= TRUNKS[name].stages:
+        raise AepslError(f"network.stages: expected {least} to {TRUNKS[name].stages} for {name} at output stride {output_stride}, or null, found {stages!r}")
+    trunk = TRUNKS[name](output_stride=output_stride, width=width, stages=stages or TRUNKS[name].stages)
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             # nn.init.kaiming_normal_ ignores groups and would make depthwise layers vanish.

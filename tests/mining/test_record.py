@@ -1,0 +1,23 @@
+import pytest
+
+from aepsl.data.archive import ArchiveReader, ArchiveWriter
+from aepsl.errors import AepslError
+from aepsl.mining.record import read_rounds, write_rounds
+
+ROUNDS = [{"round": "r1", "final_loss": 0.048, "mined_area": 0.25}, {"round": "zweite", "final_loss": 1e-9, "mined_area": 0.0}]
+
+
+@pytest.mark.parametrize("rounds", [[], ROUNDS[:1], ROUNDS])
+def test_the_record_round_trips_oldest_round_first(tmp_path, rounds):
+    with ArchiveWriter(tmp_path / "r.zip") as out:
+        out.add("a/1.png", b"")
+        write_rounds(out, rounds)
+    assert read_rounds(ArchiveReader(tmp_path / "r.zip")) == rounds
+    assert ArchiveReader(tmp_path / "r.zip").names() == ["a/1.png", "rounds.json"]
+
+
+def test_an_archive_without_a_record_is_named(tmp_path):
+    with ArchiveWriter(tmp_path / "r.zip") as out:
+        out.add("a/1.png", b"")
+    with pytest.raises(AepslError, match=r"r\.zip: expected an entry 'rounds\.json'"):
+        read_rounds(ArchiveReader(tmp_path / "r.zip"))

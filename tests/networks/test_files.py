@@ -1,0 +1,140 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from aepsl.errors import AepslError
+from aepsl.networks.classifier import Classifier
+from aepsl.networks.files import load_classifier, load_segmenter, save_model
+from aepsl.networks.segmenter import Segmenter
+from aepsl.networks.trunks import Trunk, build_trunk
+from aepsl.params import Network
+
+CPU = torch.device("cpu")
+CLASSES = ("cat", "größe, b")
+FACTS = {"round": "r1", "final_loss": 0.25, "list": [1, "a"]}
+
+
+SMALL = Network(trunk="mobilenet_v2", output_stride=16, width=0.1, stages=4, weights="none")
+WHOLE = Network(trunk="mobilenet_v2", output_stride=8, width=0.1, stages=None, weights="none")
+
+
+def trunk(network: Network) -> Trunk:
+    return build_trunk(network.trunk, output_stride=network.output_stride, width=network.width, stages=network.stages,
+                       generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(trunk(SMALL), 2, generator=torch.Generator().manual_seed(1))
+
+
+def save(path: Path, model: Classifier | Segmenter, network: Network = SMALL) -> Path:
+    save_model(path, model, network=network, classes=CLASSES, facts=FACTS)
+    return path
+
+
+def test_a_classifier_comes_back_ready_for_inference_with_everything_known_of_it(tmp_path, classifier):
+    loaded, content = load_classifier(save(tmp_path / "new/r1.pt", classifier), CPU)
+    assert not loaded.training
+    assert (content["classes"], content["facts"]) == (list(CLASSES), FACTS)
+    assert content["network"] == {"trunk": "mobilenet_v2", "output_stride": 16, "width": 0.1, "stages": 4}
+    assert (loaded.trunk.output_stride, loaded.trunk.preprocessing) == (16, "imagenet")
+    images = torch.randn(2, 3, 33, 49, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(images), classifier.eval()(images))
+        torch.testing.assert_close(loaded.heatmaps(images), classifier.heatmaps(images))
+
+
+@pytest.mark.parametrize("with_classification", [True, False])
+def test_a_segmenter_comes_back_with_the_branch_it_had(tmp_path, with_classification):
+    model = Segmenter(trunk(WHOLE), 2, with_classification=with_classification, generator=torch.Generator().manual_seed(1)).eval()
+    model.trunk.preprocessing = "caffe"
+    loaded, _ = load_segmenter(save(tmp_path / "s1.pt", model, WHOLE), CPU)
+    assert (loaded.trunk.output_stride, loaded.trunk.preprocessing) == (8, "caffe")
+    images = torch.randn(1, 3, 33, 49, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        for expected, found in zip(model(images), loaded(images), strict=True):
+            assert (expected is None) == (found is None)
+            if expected is not None:
+                torch.testing.assert_close(found, expected)
+
+
+def test_equal_tensors_give_equal_bytes_whatever_the_name_and_the_memory_layout(tmp_path, classifier):
+    first = save(tmp_path / "r1.pt", classifier).read_bytes()
+    loaded, _ = load_classifier(tmp_path / "r1.pt", CPU)
+    assert next(loaded.parameters()).is_contiguous(memory_format=torch.channels_last)
+    assert save(tmp_path / "another name.pt", loaded).read_bytes() == first
+    assert sorted(os.listdir(tmp_path)) == ["another name.pt", "r1.pt"]
+
+
+def test_a_model_of_the_other_kind_is_refused(tmp_path, classifier):
+    with pytest.raises(AepslError, match=r"r1\.pt: expected a Segmenter of format 1, found Classifier"):
+        load_segmenter(save(tmp_path / "r1.pt", classifier), CPU)
+
+
+@pytest.mark.parametrize("content", [{"state": {}}, {"format": 2, "kind": "Classifier"}, [1], torch.zeros(2)])
+def test_a_file_of_another_program_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "r1.pt")
+    with pytest.raises(AepslError, match=r"r1\.pt: expected a Classifier of format 1, found"):
+        load_classifier(tmp_path / "r1.pt", CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x80\x02.", b"PK\x03\x04", bytes(1000)])
+def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+    (tmp_path / "r1.pt").write_bytes(content)
+    with pytest.raises(AepslError, match=r"r1\.pt: expected a model file of this project, found a damaged or foreign one"):
+        load_classifier(tmp_path / "r1.pt", CPU)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(AepslError, match=r"r1\.pt: no such file"):
+        load_classifier(tmp_path / "r1.pt", CPU)
+
+
+def test_a_model_cut_anywhere_is_refused(tmp_path, classifier):
+    whole = save(tmp_path / "r1.pt", classifier).read_bytes()
+    for length in (1, 100, len(whole) // 2, len(whole) - 23, len(whole) - 1):
+        (tmp_path / "r1.pt").write_bytes(whole[:length])
+        with pytest.raises(AepslError, match="damaged"):
+            load_classifier(tmp_path / "r1.pt", CPU)
+
+
+def test_a_flipped_bit_never_changes_a_weight_unnoticed(tmp_path, classifier):
+    path = tmp_path / "r1.pt"
+    whole = save(path, classifier).read_bytes()
+    state = classifier.state_dict()
+    refusals = []
+    for number, place in enumerate(range(0, len(whole), len(whole) // 40)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << number % 8]) + whole[place + 1:])
+        try:
+            loaded, _ = load_classifier(path, CPU)
+            assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+        except AepslError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 20
+    assert all("r1.pt: expected a model file of this project" in message for message in refusals)
+
+
+class Hostile:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_is_not_run(tmp_path, zipped):
+    content = {"format": 1, "kind": "Classifier", "facts": Hostile(tmp_path / "owned")}
+    if zipped:
+        torch.save(content, tmp_path / "r1.pt")
+    else:
+        (tmp_path / "r1.pt").write_bytes(pickle.dumps(content))
+    with pytest.raises(AepslError, match="damaged or foreign"):
+        load_classifier(tmp_path / "r1.pt", CPU)
+    assert not (tmp_path / "owned").exists()

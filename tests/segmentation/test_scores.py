@@ -1,0 +1,57 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from aepsl.data.archive import ArchiveReader, ArchiveWriter
+from aepsl.errors import AepslError
+from aepsl.segmentation.scores import read_scores, read_stride, write_grid, write_scores
+
+
+def test_scores_round_trip_in_half_precision_with_their_stride(tmp_path):
+    probabilities = np.array([[[0.1, 0.9]], [[0.9, 0.1]], [[0, 0]]], np.float32)
+    with ArchiveWriter(tmp_path / "scores.zip") as out:
+        write_grid(out, 16)
+        write_scores(out, "a/b.c", probabilities)
+    reader = ArchiveReader(tmp_path / "scores.zip")
+    found = read_scores(reader, "a/b.c")
+    assert reader.names() == ["grid.json", "a/b.c.npy"]
+    assert read_stride(reader) == 16
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, probabilities.astype(np.float16))
+    assert not found[2].any()  # a prohibited class
+
+
+@settings(max_examples=25, deadline=None)
+@given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.floats(0, 1, width=32)))
+def test_any_probabilities_come_back_within_half_precision(tmp_path_factory, probabilities):
+    path = tmp_path_factory.mktemp("scores") / "scores.zip"
+    with ArchiveWriter(path) as out:
+        write_scores(out, "x", np.asfortranarray(probabilities))
+    np.testing.assert_allclose(read_scores(ArchiveReader(path), "x"), probabilities, rtol=1e-3, atol=1e-7)
+
+
+def array_of_objects() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x93NUMPY", b"no array", array_of_objects()])
+def test_an_entry_that_is_no_array_is_named_and_never_unpickled(tmp_path, data):
+    with ArchiveWriter(tmp_path / "scores.zip") as out:
+        out.add("x.npy", data)
+    with pytest.raises(AepslError, match=r"scores\.zip: entry x\.npy is damaged \(.*\); run `dvc repro predict`"):
+        read_scores(ArchiveReader(tmp_path / "scores.zip"), "x")
+
+
+def test_a_missing_image_and_a_missing_grid_are_named(tmp_path):
+    with ArchiveWriter(tmp_path / "scores.zip") as out:
+        out.add("x.npy", b"")
+    with pytest.raises(AepslError, match=r"expected an entry 'y\.npy'"):
+        read_scores(ArchiveReader(tmp_path / "scores.zip"), "y")
+    with pytest.raises(AepslError, match=r"expected an entry 'grid\.json'"):
+        read_stride(ArchiveReader(tmp_path / "scores.zip"))

@@ -7,8 +7,7 @@ from aepsl.networks.weights import save_weights, starting_weights
 from aepsl.params import Compute
 from stages import run
 
-PARAMS = ("classify.network.trunk", "classify.network.width", "classify.network.weights",
-          "segment.network.trunk", "segment.network.width", "segment.network.weights")
+PARAMS = ("classify.network", "segment.network")
 
 
 def main(p: Any, compute: Compute, *, classify: str, segment: str) -> int:

@@ -47,26 +47,29 @@ class StartingWeights:
     fresh: list[str] = field(default_factory=list)  # keys that keep their random initialisation
 
 
-def starting_weights(trunk_name: str, weights: str, *, width: float, cache: Path) -> StartingWeights:
+def starting_weights(trunk_name: str, weights: str, *, width: float, cache: Path, stages: int | None = None) -> StartingWeights:
     """The weights that a trunk starts from.
 
     Parameters
     ----------
     trunk_name : see :func:`aepsl.networks.trunks.build_trunk`.
     weights : "none" (random), "imagenet" (downloaded once into ``cache``, checked by SHA-256) or the path of a file.
-    width : the trunk's width; published weights exist for width 1 alone.
+    width, stages : of the trunk; published weights exist for width 1 and all stages alone.
     cache : folder for downloads.
 
     Raises
     ------
     AepslError : no such file, a damaged one, none of the known formats, or keys and shapes that do not fit (all listed).
     """
-    shapes = _shapes(trunk_name, width)
+    shapes = _shapes(trunk_name, width, stages)
     if weights == "none":
         return StartingWeights(trunk_name, "imagenet", "random initialisation", {}, list(shapes))
     if width != 1:
         raise AepslError(f"network.weights: weights exist only for width 1, found {weights!r} with network.width {width}; "
                          "set width to 1 or weights to none")
+    if stages is not None:
+        raise AepslError(f"network.weights: weights exist only for whole trunks, found {weights!r} with network.stages {stages}; "
+                         "set stages to null or weights to none")
     if weights == "imagenet":
         name = IMAGENET_FILES[trunk_name]
         path = fetch([_HOST + name], cache / name, sha256=name[-12:-4])
@@ -115,9 +118,9 @@ def load_into(trunk: Trunk, path: Path) -> StartingWeights:
     return weights
 
 
-def _shapes(trunk_name: str, width: float) -> dict[str, torch.Size]:
+def _shapes(trunk_name: str, width: float, stages: int | None) -> dict[str, torch.Size]:
     with torch.device("meta"):  # shapes without memory; the output stride changes none of them
-        trunk = build_trunk(trunk_name, output_stride=8, width=width)
+        trunk = build_trunk(trunk_name, output_stride=8, width=width, stages=stages)
     return {key: value.shape for key, value in trunk.state_dict().items()}
 
 

@@ -33,7 +33,7 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
     model = Classifier(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width, stages=network.stages), len(rows.classes))
     load_into(model.trunk, Path(weights))
 
-    def terms(pictures: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def terms(pictures: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         inputs = normalise(pictures, model.trunk.preprocessing).contiguous(memory_format=torch.channels_last)
         return {"classification": squared_label_loss(model(inputs), labels, output=p.classify.output)}
 

@@ -21,8 +21,8 @@ def main(p: Any, compute: Compute, *, index: str, mined: str, saliency: str, out
     unknown = set(p.merge.indoor_classes) - set(rows.classes)
     if unknown:
         raise AepslError(f"merge.indoor_classes: expected names out of {', '.join(rows.classes)}, found {', '.join(sorted(unknown))}")
-    indoors = rows.labels[:, [name in p.merge.indoor_classes for name in rows.classes]].any(1)
-    below = [p.merge.background_below if inside else p.merge.background_below_outdoors for inside in indoors]
+    indoor_classes = [name in p.merge.indoor_classes for name in rows.classes]
+    below = [p.merge.background_below if (labels & indoor_classes).any() else p.merge.background_below_outdoors for labels in rows.labels]
     work = partial(pseudo_label, rows, ArchiveReader(mined), ArchiveReader(saliency), below)
     with ArchiveWriter(out) as archive:
         for identifier, data in zip(rows.ids, progress(in_processes(work, range(len(rows)), processes=compute.processes), total=len(rows),

@@ -33,7 +33,8 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
     model = Segmenter(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width, stages=network.stages), len(rows.classes),
                       with_classification=p.segment.psl == "predicted")
     load_into(model.trunk, Path(weights))
-    terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight)
+    terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight,
+                              online_from=p.segment.online_from)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),
                           workers=compute.workers, label=f"segment@{step}")
     write_csv(curve, rows_of_curve)

@@ -11,7 +11,8 @@ PARAMS = ("classify.network", "segment.network")
 
 
 def main(p: Any, compute: Compute, *, classify: str, segment: str) -> int:
-    checked = [starting_weights(network.trunk, network.weights, width=network.width, cache=Path("scratch/downloads"))
+    checked = [starting_weights(network.trunk, network.weights, width=network.width, stages=network.stages,
+                                cache=Path("scratch/downloads"))
                for network in (p.classify.network, p.segment.network)]
     for weights, out in zip(checked, (classify, segment), strict=True):  # only now: a fault in one leaves neither behind
         save_weights(Path(out), weights)

@@ -102,7 +102,7 @@ def test_weights_exist_for_whole_networks_only(tmp_path, change):
     network = SHIPPED["classify"]["network"] | {"width": 1.0, "stages": None, "weights": "imagenet"}
     assert load(tmp_path, **{"classify.network": network}).classify.network.weights == "imagenet"
     [fault] = faults(tmp_path, **{"classify.network": network | change})
-    assert fault.startswith("classify.network.weights exist for whole networks")
+    assert fault.startswith("classify.network.weights: exist for whole networks")
 
 
 def test_whole_numbers_serve_where_fractions_are_expected(tmp_path):

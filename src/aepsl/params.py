@@ -94,6 +94,13 @@ class Network(Group):
     stages: Annotated[int, Field(ge=2, le=7)] | None
     weights: str
 
+    @model_validator(mode="after")
+    def _whole_network(self) -> Self:
+        if self.weights != "none" and (self.width != 1 or self.stages is not None):
+            raise ValueError("weights: exist for whole networks: expected width 1.0 and stages null, or weights none; "
+                             f"found width {self.width}, stages {self.stages}, weights {self.weights}")
+        return self
+
 
 class Training(Group):
     """Optimisation of one network; shared by classify and segment."""
@@ -146,6 +153,7 @@ class Segment(Group):
     network: Network
     psl: Literal["none", "predicted", "true-labels"]
     classification_weight: NotNegative
+    online_from: Probability
     training: Training
 
 

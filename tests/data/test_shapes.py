@@ -56,9 +56,9 @@ def test_every_object_shows_its_head_and_heads_are_a_small_part(samples: list[sh
             assert (parts == shapes.HEAD).any()
             assert (parts == shapes.BODY).any()
         shares.append((sample.part == shapes.HEAD).sum() / (sample.part > 0).sum())
-    assert 0.10 <= np.mean(shares) <= 0.15
-    assert np.percentile(shares, 2) > 0.08
-    assert np.percentile(shares, 98) < 0.18
+    assert shapes.HEAD_SHARE[0] <= np.mean(shares) <= shapes.HEAD_SHARE[1] < 0.25
+    assert np.percentile(shares, 2) > 0.15
+    assert np.percentile(shares, 98) < 0.28
 
 
 def test_a_disc_around_the_head_does_not_segment_the_object(samples: list[shapes.Sample]) -> None:

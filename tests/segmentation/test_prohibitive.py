@@ -173,7 +173,7 @@ def offline(model: Segmenter) -> Tensor:
 @pytest.mark.parametrize("with_classification", [False, True])
 def test_without_prohibitive_learning_there_is_the_segmentation_loss_alone(with_classification):
     model = segmenter(with_classification=with_classification)
-    terms = SegmentationTerms(model, psl="none", classification_weight=1)(IMAGES, LABELS, MASK)
+    terms = SegmentationTerms(model, psl="none", classification_weight=1)(IMAGES, LABELS, MASK, 1.0)
     assert list(terms) == ["segmentation"]
     torch.testing.assert_close(terms["segmentation"], offline(model))
 
@@ -181,7 +181,7 @@ def test_without_prohibitive_learning_there_is_the_segmentation_loss_alone(with_
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
 def test_predicted_confidences_add_the_classification_and_the_online_loss(weight):
     model = segmenter(with_classification=True)
-    terms = SegmentationTerms(model, psl="predicted", classification_weight=weight)(IMAGES, LABELS, MASK)
+    terms = SegmentationTerms(model, psl="predicted", classification_weight=weight)(IMAGES, LABELS, MASK, 1.0)
     scores, logits = outputs(model)
     assert set(terms) == {"segmentation", "classification", "online"}
     torch.testing.assert_close(terms["segmentation"], offline(model))
@@ -192,7 +192,7 @@ def test_predicted_confidences_add_the_classification_and_the_online_loss(weight
 @pytest.mark.parametrize("with_classification", [False, True])
 def test_true_labels_as_confidences_need_no_branch(with_classification):
     model = segmenter(with_classification=with_classification)
-    terms = SegmentationTerms(model, psl="true-labels", classification_weight=1)(IMAGES, LABELS, MASK)
+    terms = SegmentationTerms(model, psl="true-labels", classification_weight=1)(IMAGES, LABELS, MASK, 1.0)
     scores, _ = outputs(model)
     assert set(terms) == {"segmentation", "online"}
     torch.testing.assert_close(terms["online"], labelled_loss(scores, online_labels(scores, LABELS.float()), allowed_classes(LABELS)))
@@ -203,7 +203,7 @@ def test_linear_confidences_are_confined_to_0_and_1():
     with torch.no_grad():
         model.classify.weight.zero_()
         model.classify.bias.copy_(torch.tensor([40.0, -3.0]))
-    terms = SegmentationTerms(model, psl="predicted", classification_weight=1, output="linear")(IMAGES, LABELS, MASK)
+    terms = SegmentationTerms(model, psl="predicted", classification_weight=1, output="linear")(IMAGES, LABELS, MASK, 1.0)
     scores, logits = outputs(model)
     expected = labelled_loss(scores, online_labels(scores, torch.tensor([[1.0, 0.0]] * 3)), allowed_classes(LABELS))
     torch.testing.assert_close(terms["online"], expected)
@@ -212,7 +212,7 @@ def test_linear_confidences_are_confined_to_0_and_1():
 
 def test_the_online_loss_teaches_the_segmentation_head_and_not_the_classification_branch():
     model = segmenter(with_classification=True)
-    terms = SegmentationTerms(model, psl="predicted", classification_weight=1)(IMAGES, LABELS, MASK)
+    terms = SegmentationTerms(model, psl="predicted", classification_weight=1)(IMAGES, LABELS, MASK, 1.0)
     for term, taught, left_alone in (("online", model.segment, model.classify), ("segmentation", model.segment, model.classify),
                                      ("classification", model.classify, model.segment)):
         parameters = [*taught.parameters(), *left_alone.parameters()]
@@ -224,4 +224,13 @@ def test_the_online_loss_teaches_the_segmentation_head_and_not_the_classificatio
 def test_training_without_pseudo_labels_is_refused():
     terms = SegmentationTerms(segmenter(with_classification=True), psl="predicted", classification_weight=1)
     with pytest.raises(ValueError, match="expected pseudo-labels with every batch"):
-        terms(IMAGES, LABELS, None)
+        terms(IMAGES, LABELS, None, 0.0)
+
+
+@pytest.mark.parametrize(("done", "joined"), [(0.0, False), (0.49, False), (0.5, True), (1.0, True)])
+def test_the_online_loss_joins_after_its_share_of_the_training(done, joined):
+    model = segmenter(with_classification=True)
+    terms = SegmentationTerms(model, psl="predicted", classification_weight=1, online_from=0.5)(IMAGES, LABELS, MASK, done)
+    assert (terms["online"].item() > 0) == joined
+    assert terms["segmentation"].item() > 0
+    assert terms["classification"].item() > 0

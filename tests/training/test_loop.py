@@ -67,7 +67,7 @@ def net(**options: object) -> Net:
 
 
 def squared(model: nn.Module):
-    return lambda images, labels, mask: {"squared": (model(images) - labels.float()).square().sum(1).mean()}
+    return lambda images, labels, mask, done: {"squared": (model(images) - labels.float()).square().sum(1).mean()}
 
 
 def trained(samples: Samples, model: Net, terms=None, *, seed: int = 1, workers: int = 0, **changes: object) -> list[dict[str, float]]:
@@ -90,7 +90,7 @@ def test_terms_see_uint8_images_boolean_labels_and_the_mask(samples):
     model = net()
     seen = []
 
-    def terms(images: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         assert mask is not None
         seen.append((images.shape, images.dtype, labels.shape, labels.dtype, mask.shape, mask.dtype))
         assert torch.equal(mask.flatten(1).amin(1), labels.int().argmax(1) + 1)
@@ -104,7 +104,7 @@ def test_without_pseudo_labels_there_is_no_mask(samples):
     model = net()
     plain = Samples(samples.photographs, samples._augmentation, seed=3)
 
-    def terms(images: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         assert mask is None
         return squared(model)(images, labels, mask)
 
@@ -117,7 +117,7 @@ def rates(samples: Samples, monkeypatch: pytest.MonkeyPatch, **changes: object) 
     make = loop.make_optimiser
     monkeypatch.setattr(loop, "make_optimiser", lambda *arguments: made.append(make(*arguments)) or made[-1])
 
-    def terms(images: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         seen.append({group["name"]: group["lr"] for group in made[0].param_groups})
         return squared(model)(images, labels, mask)
 
@@ -143,7 +143,7 @@ def test_the_curve_has_a_row_per_epoch_with_every_term_averaged_over_its_images(
     model = net()
     steps = iter(range(1, 100))
 
-    def terms(images: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         anchor = 0 * model(images).sum()
         return {"one": anchor + next(steps), "ten": anchor + 10}
 
@@ -156,7 +156,7 @@ def test_the_curve_has_a_row_per_epoch_with_every_term_averaged_over_its_images(
 def test_the_parts_of_an_accumulated_batch_count_by_their_images(samples):
     model = net()
 
-    def terms(images: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         return {"images": 0 * model(images).sum() + len(images)}
 
     [row] = trained(samples, model, terms, length=1, accumulate=2)
@@ -178,7 +178,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_batch(sample
     model = net()
     count, before = 0, b""
 
-    def terms(images: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         nonlocal count, before
         count += 1
         if count == 3:

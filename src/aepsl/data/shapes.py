@@ -1,6 +1,6 @@
 """A generated data set with the difficulty adversarial erasing exists for: the class shows in a small part of the object.
 
-Every object is a creature: a *head*, 10-15 % of its area, whose outline, pattern and colours name its class, and a long curved *body* at
+Every object is a creature: a *head*, 18-24 % of its area, whose outline, pattern and colours name its class, and a long curved *body* at
 one side of it. The body's texture and hue depend on the class only weakly: knowing both exactly names the class in about
 53 % of the cases, guessing in 20 %. A classifier can therefore live on heads alone and its heatmap stops there; once the heads are
 erased, bodies are the next best evidence. Bodies differ from the cluttered background in kind (closed outline, rounded

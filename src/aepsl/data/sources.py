@@ -1,12 +1,13 @@
 """Where the data come from: one function per source writes the same raw.zip."""
 
 from pathlib import Path
+from typing import Any
 
 from aepsl.data import folder, shapes, voc2012
 from aepsl.params import Data
 
 
-def pack_raw(data: Data, out: Path, *, cache: Path) -> dict[str, object]:
+def pack_raw(data: Data, out: Path, *, cache: Path) -> dict[str, Any]:
     """Write data/raw.zip: VOC layout as found, and dataset.json (:class:`aepsl.data.voc.Description`).
 
     The classes used are not chosen here, so that another choice does not pack anew.

@@ -152,7 +152,7 @@ class DenseResNet50(Trunk, ResNet):
         del self.avgpool, self.fc
         for stage in range(stages + 1, 5):
             delattr(self, f"layer{stage}")
-        self.channels = list(self.children())[-1][-1].conv3.out_channels
+        self.channels = scaled(64 << (stages - 1), width) * Bottleneck.expansion
         self.output_stride = output_stride
 
     def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
@@ -188,8 +188,9 @@ def build_trunk(name: str, *, output_stride: int, width: float, stages: int | No
         raise AepslError(f"network.width: expected 0 < width ≤ 1, found {width!r}")
     least = {"vgg16": 3, "mobilenet_v2": 3, "resnet50": 2}[name] + (output_stride == 16)  # the stage that reaches the output stride
     if stages is not None and not least <= stages <= TRUNKS[name].stages:
-        raise AepslError(f"network.stages: expected {least} to {TRUNKS[name].stages} for {name} at output stride {output_stride}, or null, found {stages!r}")
-    trunk = TRUNKS[name](output_stride=output_stride, width=width, stages=stages or TRUNKS[name].stages)
+        raise AepslError(f"network.stages: expected {least} to {TRUNKS[name].stages} for {name} at output stride {output_stride}, or null, "
+                         f"found {stages!r}")
+    trunk: Trunk = TRUNKS[name](output_stride=output_stride, width=width, stages=stages or TRUNKS[name].stages)
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             # nn.init.kaiming_normal_ ignores groups and would make depthwise layers vanish.

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from aepsl.networks.classifier import label_probabilities
+from aepsl.networks.classifier import Output, label_probabilities
 from aepsl.networks.grid import from_grid, to_grid
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import normalise
 
 
 def class_probabilities(model: Segmenter, image: np.ndarray, *, scales: Sequence[float], flip: bool, device: torch.device,
-                        output: str = "softmax") -> tuple[np.ndarray, np.ndarray | None]:
+                        output: Output = "softmax") -> tuple[np.ndarray, np.ndarray | None]:
     """Probabilities at the network's stride and class confidences.
 
     Parameters
@@ -58,4 +58,5 @@ def prohibit(probabilities: np.ndarray, possible: np.ndarray) -> np.ndarray:
     probabilities : (1+C, h, w).
     possible : (C,) bool; background is always possible.
     """
-    return probabilities * np.concatenate([[True], possible])[:, None, None]
+    kept: np.ndarray = probabilities * np.concatenate([[True], possible])[:, None, None]
+    return kept

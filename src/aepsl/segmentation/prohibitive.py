@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aepsl.networks.classifier import label_probabilities, squared_label_loss
+from aepsl.networks.classifier import Output, label_probabilities, squared_label_loss
 from aepsl.networks.grid import to_grid
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import normalise
@@ -61,16 +61,19 @@ class SegmentationTerms:
     ----------
     psl : ``none``: J(f, S) alone; ``predicted``: v from the classification branch; ``true-labels``: v = the image's labels.
     classification_weight : weight of the classification loss.
+    online_from : share of the training after which J(f, Ŝ) joins. 0 is the paper's; without pretrained weights the network would
+        first learn its own early guess, that all is background.
     output : how the branch turns scores into confidences, ``softmax`` or ``linear``.
     """
 
-    def __init__(self, model: Segmenter, *, psl: str, classification_weight: float, output: str = "softmax") -> None:
+    def __init__(self, model: Segmenter, *, psl: str, classification_weight: float, online_from: float = 0.0, output: Output = "softmax") -> None:
         self._model = model
         self._psl = psl
         self._weight = classification_weight
+        self._online_from = online_from
         self._output = output
 
-    def __call__(self, images: Tensor, labels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         if mask is None:
             raise ValueError("expected pseudo-labels with every batch, got none")
         inputs = normalise(images, self._model.trunk.preprocessing).contiguous(memory_format=torch.channels_last)
@@ -83,5 +86,6 @@ class SegmentationTerms:
         if self._psl == "predicted":
             confidences = label_probabilities(class_scores, self._output).clamp(0, 1)
             terms["classification"] = self._weight * squared_label_loss(class_scores, labels, output=self._output)
-        terms["online"] = labelled_loss(scores, online_labels(scores, confidences), allowed)
+        online = labelled_loss(scores, online_labels(scores, confidences), allowed)
+        terms["online"] = online if done >= self._online_from else torch.zeros_like(online)
         return terms

@@ -17,8 +17,8 @@ from aepsl.params import Training
 from aepsl.progress import progress
 from aepsl.training.optimiser import lr_factor, make_optimiser
 
-# (model, images (B, 3, H, W) uint8 on the device, labels (B, C) bool, mask (B, H, W) uint8 or None) → loss terms, summed
-Terms = Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]
+# (images (B, 3, H, W) uint8 on the device, labels (B, C) bool, mask (B, H, W) uint8 or None, share of the training done) → loss terms, to be summed
+Terms = Callable[[Tensor, Tensor, Tensor | None, float], dict[str, Tensor]]
 
 
 def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples, terms: Terms, *, settings: Training, seed: int,
@@ -40,7 +40,7 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
     total = max(1, round(settings.length * per_unit))
     optimiser = make_optimiser(model, last_layer, settings)
     base = [group["lr"] for group in optimiser.param_groups]
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     model.train()
     if settings.batch_norm == "frozen":
         _freeze_batch_norm(model)
@@ -53,7 +53,8 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
         factor = lr_factor(step, total, schedule=settings.schedule, lr_steps=settings.lr_steps, per_unit=per_unit)
         for group, lr in zip(optimiser.param_groups, base, strict=True):
             group["lr"] = lr * factor
-        for name, value in _step(model, optimiser, batch, terms, accumulate=settings.accumulate, device=device, seed=seed, step=step).items():
+        values = _step(model, optimiser, batch, terms, accumulate=settings.accumulate, device=device, seed=seed, step=step, done=step / total)
+        for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
         if (step + 1) % per_epoch == 0 or step + 1 == total:
             steps = step % per_epoch + 1
@@ -64,7 +65,7 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
 
 
 def _step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: dict[str, Any], terms: Terms, *, accumulate: int,
-          device: torch.device, seed: int, step: int) -> dict[str, float]:
+          device: torch.device, seed: int, step: int, done: float) -> dict[str, float]:
     """One update from a batch in ``accumulate`` parts, whose gradients add up to that of the whole."""
     torch.manual_seed(seed * 1_000_003 + step)  # dropout
     optimiser.zero_grad(set_to_none=True)
@@ -74,12 +75,12 @@ def _step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: dict[str, A
         images = batch["image"][part].to(device, non_blocking=True)
         mask = batch["mask"][part].to(device, non_blocking=True) if "mask" in batch else None
         share = len(part) / count
-        losses = terms(images, batch["labels"][part].to(device), mask)
+        losses = terms(images, batch["labels"][part].to(device), mask, done)
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
             raise AepslError(f"the loss became {loss.item()} at iteration {step + 1}; images of the batch: {', '.join(batch['id'])}. "
                              "Lower training.lr or look at these images")
-        (loss * share).backward()  # type: ignore[no-untyped-call]
+        (loss * share).backward()
         for name, value in {"loss": loss, **losses}.items():
             values[name] = values.get(name, 0.0) + float(value.detach()) * share
     optimiser.step()

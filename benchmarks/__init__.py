@@ -1,0 +1,1 @@
+"""Side-by-side speed against what people use today; `make bench` runs all of it."""

@@ -94,7 +94,7 @@ def test_terms_see_uint8_images_boolean_labels_and_the_mask(samples):
         assert mask is not None
         seen.append((images.shape, images.dtype, labels.shape, labels.dtype, mask.shape, mask.dtype))
         assert torch.equal(mask.flatten(1).amin(1), labels.int().argmax(1) + 1)
-        return squared(model)(images, labels, mask)
+        return squared(model)(images, labels, mask, done)
 
     trained(samples, model, terms, length=1)
     assert seen == [((5, 3, 12, 12), torch.uint8, (5, 2), torch.bool, (5, 12, 12), torch.uint8)] * 2
@@ -106,7 +106,7 @@ def test_without_pseudo_labels_there_is_no_mask(samples):
 
     def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         assert mask is None
-        return squared(model)(images, labels, mask)
+        return squared(model)(images, labels, mask, done)
 
     assert len(trained(plain, model, terms, length=1)) == 1
 
@@ -119,7 +119,7 @@ def rates(samples: Samples, monkeypatch: pytest.MonkeyPatch, **changes: object) 
 
     def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         seen.append({group["name"]: group["lr"] for group in made[0].param_groups})
-        return squared(model)(images, labels, mask)
+        return squared(model)(images, labels, mask, done)
 
     trained(samples, model, terms, **changes)
     return seen

@@ -6,7 +6,6 @@ from typing import Any
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices, encode_mask
 from aepsl.data.index import Index, read_index
 from aepsl.data.samples import read_mined
-from aepsl.errors import AepslError
 from aepsl.mining.pseudo_labels import merge
 from aepsl.parallel import in_processes
 from aepsl.params import Compute
@@ -18,9 +17,6 @@ PARAMS = ("merge",)
 
 def main(p: Any, compute: Compute, *, index: str, mined: str, saliency: str, out: str) -> int:
     rows = read_index(index).split("train")
-    unknown = set(p.merge.indoor_classes) - set(rows.classes)
-    if unknown:
-        raise AepslError(f"merge.indoor_classes: expected names out of {', '.join(rows.classes)}, found {', '.join(sorted(unknown))}")
     indoor_classes = [name in p.merge.indoor_classes for name in rows.classes]
     below = [p.merge.background_below if (labels & indoor_classes).any() else p.merge.background_below_outdoors for labels in rows.labels]
     work = partial(pseudo_label, rows, ArchiveReader(mined), ArchiveReader(saliency), below)

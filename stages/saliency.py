@@ -1,16 +1,15 @@
 """saliency: a saliency map per training image, computed or the user's own."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_grey
-from aepsl.data.index import read_index
+from aepsl.data.index import Index, read_index
 from aepsl.data.samples import Photographs
 from aepsl.errors import FaultList
-from aepsl.mining.saliency import load_map, missing_maps, saliency, user_maps
+from aepsl.mining.saliency import UserMaps, load_map, missing_maps, saliency, user_maps
 from aepsl.parallel import in_processes
 from aepsl.params import Compute
 from aepsl.progress import progress
@@ -25,11 +24,11 @@ def main(p: Any, compute: Compute, *, images: str, index: str, out: str) -> int:
         settings = p.saliency.model_dump(exclude={"method", "maps"})
         work = partial(computed, Photographs(ArchiveReader(images), train), settings)
     else:
-        missing = missing_maps(Path(p.saliency.maps), train.ids)
+        missing = missing_maps(p.saliency.maps, train.ids)
         if missing:
             raise FaultList(f"{p.saliency.maps}: expected a saliency map for every training image; add these or set saliency.method to rbd",
                             [f"{identifier}: no map" for identifier in missing])
-        work = partial(own, p.saliency.maps, train)
+        work = partial(own, user_maps(p.saliency.maps), train)
     rows = range(len(train))
     with ArchiveWriter(out) as archive:
         results = in_processes(work, rows, processes=compute.processes)
@@ -42,9 +41,9 @@ def computed(photographs: Photographs, settings: dict[str, Any], row: int) -> by
     return encode(saliency(photographs[row], **settings))
 
 
-def own(maps: str, train: Any, row: int) -> bytes:
+def own(maps: UserMaps, train: Index, row: int) -> bytes:
     identifier = train.ids[row]
-    return encode(load_map(user_maps(Path(maps))[identifier](), size=tuple(train.sizes[row].tolist()), name=f"{maps}: {identifier}"))
+    return encode(load_map(maps[identifier](), size=tuple(train.sizes[row].tolist()), name=f"saliency map of {identifier}"))
 
 
 def encode(values: np.ndarray) -> bytes:

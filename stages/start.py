@@ -1,18 +1,28 @@
-"""start: round 0, nothing mined, so that round 1 is no special case."""
+"""start: round 0, nothing mined, so that round 1 is no special case; and what would otherwise fail only after hours of training."""
 
 from typing import Any
 
 from aepsl.data.archive import ArchiveWriter
 from aepsl.data.index import read_index
+from aepsl.errors import AepslError
 from aepsl.mining.record import write_rounds
 from aepsl.params import Compute
+from aepsl.segmentation.crf import require_densecrf
 from stages import run
 
-PARAMS = ()
+PARAMS = ("merge.indoor_classes", "refine.crf")
 
 
 def main(p: Any, compute: Compute, *, index: str, out: str) -> int:
-    read_index(index)
+    classes = read_index(index).classes
+    if len(classes) < 2:
+        raise AepslError(f"data.classes: expected two classes or more, found {len(classes)}: without another class "
+                         "every image has the same label and a classifier has nothing to tell apart")
+    unknown = set(p.merge.indoor_classes) - set(classes)
+    if unknown:
+        raise AepslError(f"merge.indoor_classes: expected names out of {', '.join(classes)}, found {', '.join(sorted(unknown))}")
+    if p.refine.crf != "none":
+        require_densecrf()
     with ArchiveWriter(out) as archive:
         write_rounds(archive, [])
     return 0

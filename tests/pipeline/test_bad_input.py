@@ -194,3 +194,31 @@ def test_a_missing_weights_file_is_named(checkout) -> None:
     work = checkout({"segment.network.width": 1.0, "segment.network.stages": None, "segment.network.weights": "weights/of-mine.pth"})
     refused(work, "weights", {"classify": "data/weights/classify.pth", "segment": "data/weights/segment.pth"},
             "weights/of-mine.pth: no such weights file; set network.weights to none, imagenet or the path of a file")
+
+
+START = {"index": "data/index.csv", "out": "data/mined/r0.zip"}
+HEADER = "id,split,width,height,cat,dog\na,train,40,30,1,0\n"
+
+
+def with_index(work: Any, text: str) -> Any:
+    (work / "data").mkdir(exist_ok=True)
+    (work / "data/index.csv").write_text(text)
+    return work
+
+
+def test_an_unknown_indoor_class_is_named(checkout) -> None:
+    work = with_index(checkout({"merge.indoor_classes": ["sofa", "cat"]}), HEADER)
+    refused(work, "start", START, "merge.indoor_classes: expected names out of cat, dog, found sofa")
+
+
+def test_a_single_class_is_refused(checkout) -> None:
+    work = with_index(checkout({}), "id,split,width,height,cat\na,train,40,30,1\n")
+    refused(work, "start", START, "data.classes: expected two classes or more, found 1")
+
+
+def test_a_missing_crf_package_is_found_before_training(checkout) -> None:
+    work = with_index(checkout({"refine.crf": "psa"}), HEADER)
+    (work / "pydensecrf.py").write_text("raise ImportError('not built')\n")  # found before the installed one
+    refused(work, "start", START, "refine.crf: expected the package pydensecrf", "pip install pydensecrf2", "set refine.crf to none")
+    work.set({"refine.crf": "none"})
+    accepted(work, "start", START)

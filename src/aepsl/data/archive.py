@@ -171,4 +171,4 @@ def decode_indices(data: bytes) -> np.ndarray:
 def decode_image(data: bytes) -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB; grey, palette, CMYK and RGBA files are converted."""
     with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"), np.uint8)
+        return np.array(image.convert("RGB"), np.uint8)  # a copy: torch warns of arrays it may not write

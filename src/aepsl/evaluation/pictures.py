@@ -24,8 +24,8 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def mined_overlay(image: np.ndarray, mined: dict[int, np.ndarray], number: int) -> np.ndarray:
     """What was mined for any class up to round ``number``, coloured by round, over the image."""
     result = image * 0.6
-    for region in mined.values():
-        for round_number in range(1, number + 1):
+    for round_number in range(number, 0, -1):  # the first round to find a pixel, for whatever class, is painted last
+        for region in mined.values():
             found = region == round_number
             result[found] = image[found] * 0.35 + np.array(ROUND_COLOURS[(round_number - 1) % len(ROUND_COLOURS)]) * 0.65
     return np.asarray(result, np.uint8)

@@ -72,7 +72,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, 
 
 def mean_field(unary: np.ndarray, image: np.ndarray, settings: CrfSettings) -> np.ndarray:
     """Marginals (K, H, W) float32 of the CRF with unary energies (K, H, W) on an image (H, W, 3) uint8 RGB, K ≥ 2."""
-    densecrf = _densecrf()
+    densecrf = require_densecrf()
     count, height, width = unary.shape
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
         raise ValueError(f"expected an image ({height}, {width}, 3) uint8 for the unary energies, got {image.shape} {image.dtype}")
@@ -86,7 +86,8 @@ def mean_field(unary: np.ndarray, image: np.ndarray, settings: CrfSettings) -> n
     return np.asarray(crf.inference(settings.iterations), np.float32).reshape(count, height, width)
 
 
-def _densecrf() -> Any:
+def require_densecrf() -> Any:
+    """The module pydensecrf.densecrf, or an error that says how to get it."""
     try:
         from pydensecrf import densecrf
     except ImportError as error:

@@ -29,7 +29,9 @@ setup: .venv/ready
 demo: setup
 	@dvc repro
 	@echo
-	@dvc metrics show
+	@dvc metrics show metrics/val.json metrics/pseudo_labels.json --md
+	@echo
+	@echo 'Pictures: report/train.png, report/val.png. Rounds: metrics/rounds.csv. Curves: .venv/bin/dvc plots show. Next: README.md, "Your own images".'
 
 test: setup
 	@python -m pytest

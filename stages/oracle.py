@@ -24,6 +24,7 @@ from aepsl.training.loop import pick_device
 from stages import run
 
 PARAMS = ("mine",)
+PART_COLUMNS = ("round", "head", "body")
 CURVE_COLUMNS = ("threshold", "area", "precision", "recall", "mean_iou", "classes_counted")
 
 
@@ -34,6 +35,7 @@ def main(p: Any, compute: Compute, *, raw: str, images: str, index: str, truth: 
     if not len(train) or not rounds:
         write_json(Path(out) / "oracle.json", {"erasing_gain": None, "note": NO_TRUTH})
         write_csv(Path(out) / "threshold_curve.csv", [], CURVE_COLUMNS)
+        write_csv(Path(out) / "parts.csv", [], PART_COLUMNS)
         return 0
     device = pick_device(compute.device)
     model, _ = load_classifier(classifier, device)
@@ -52,18 +54,18 @@ def main(p: Any, compute: Compute, *, raw: str, images: str, index: str, truth: 
         single = at_area(curve, last["area"])
         metrics |= {"single_threshold": single["threshold"], "single_precision": single["precision"], "single_recall": single["recall"],
                     "erasing_gain": last["precision"] - single["precision"]}
-    metrics |= parts(train, masks, regions, ArchiveReader(raw), rounds, compute)
     write_json(Path(out) / "oracle.json", metrics)
+    write_csv(Path(out) / "parts.csv", parts(train, masks, regions, ArchiveReader(raw), rounds, compute), PART_COLUMNS)
     write_csv(Path(out) / "threshold_curve.csv", curve, CURVE_COLUMNS)
     return len(train)
 
 
-def parts(train: Index, truth: ArchiveReader, mined: ArchiveReader, raw: ArchiveReader, rounds: int, compute: Compute) -> dict[str, Any]:
-    """Recall of heads and bodies after the first and the last round, where the data set tells them apart."""
+def parts(train: Index, truth: ArchiveReader, mined: ArchiveReader, raw: ArchiveReader, rounds: int, compute: Compute) -> list[dict[str, Any]]:
+    """Share of heads and bodies mined up to each round, where the data set tells them apart."""
     if not all(f"Parts/{identifier}.png" in raw for identifier in train.ids):
-        return {}
-    table = part_recall(train.ids, truth, mined, train.labels, partial(part_map, raw), rounds=rounds, processes=compute.processes)
-    return {f"{name}_recall_{row['round']}": row[name] for row in table for name in ("head", "body")}
+        return []
+    return [dict(row) for row in part_recall(train.ids, truth, mined, train.labels, partial(part_map, raw), rounds=rounds,
+                                             processes=compute.processes)]
 
 
 def part_map(raw: ArchiveReader, identifier: str) -> np.ndarray:

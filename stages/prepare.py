@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from aepsl.data.prepare import prepare
-from aepsl.evaluation.tables import write_json
+from aepsl.evaluation.tables import write_csv, write_json
 from aepsl.params import Compute
 from stages import run
 
@@ -14,7 +14,9 @@ PARAMS = ("data.classes", "data.unlisted")
 def main(p: Any, compute: Compute, *, raw: str, images: str, truth: str, index: str, mean_pixel: str, metrics: str) -> int:
     facts = prepare(Path(raw), classes=p.data.classes, unlisted=p.data.unlisted, images=Path(images), truth=Path(truth),
                     index=Path(index), mean_pixel=Path(mean_pixel))
-    write_json(metrics, facts)
+    per_class = facts.pop("train_images_per_class")
+    write_json(Path(metrics) / "data.json", facts)
+    write_csv(Path(metrics) / "train_images.csv", [{"class": name, "images": number} for name, number in per_class.items()])
     return sum(facts["images"].values())
 
 

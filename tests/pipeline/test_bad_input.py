@@ -15,7 +15,7 @@ from aepsl.data.archive import encode_mask
 
 DOWNLOAD = {"out": "data/raw.zip"}
 PREPARE = {"raw": "data/raw.zip", "images": "data/images.zip", "truth": "data/truth.zip", "index": "data/index.csv",
-           "mean_pixel": "data/mean_pixel.json", "metrics": "metrics/data.json"}
+           "mean_pixel": "data/mean_pixel.json", "metrics": "metrics"}
 FOLDER = {"data.source": "folder", "data.path": "own", "data.classes": ["cat", "dog"], "saliency.method": "rbd"}
 SIZE = (40, 30)
 

@@ -7,7 +7,7 @@ from aepsl.data.index import read_index
 from aepsl.errors import AepslError
 from aepsl.mining.record import write_rounds
 from aepsl.params import Compute
-from aepsl.segmentation.crf import require_densecrf
+from aepsl.segmentation.densecrf import require_densecrf
 from stages import run
 
 PARAMS = ("merge.indoor_classes", "refine.crf")

@@ -4,7 +4,6 @@ The CRF is that of Krähenbühl and Koltun ("Efficient Inference in Fully Connec
 NIPS 2011) as implemented by pydensecrf, with its defaults: Potts compatibility, symmetric normalisation.
 """
 
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch
 from aepsl.errors import AepslError
 from aepsl.networks.grid import from_grid
 from aepsl.params import CrfSettings
+from aepsl.segmentation.densecrf import require_densecrf
 
 LEAST_PROBABILITY = 1e-5  # the logarithm needs a floor; half precision holds no less without loss
 
@@ -84,16 +84,6 @@ def mean_field(unary: np.ndarray, image: np.ndarray, settings: CrfSettings) -> n
         crf.addPairwiseBilateral(sxy=settings.bilateral_xy, srgb=settings.bilateral_rgb, rgbim=np.array(image, order="C"),
                                  compat=settings.bilateral_weight)
     return np.asarray(crf.inference(settings.iterations), np.float32).reshape(count, height, width)
-
-
-def require_densecrf() -> Any:
-    """The module pydensecrf.densecrf, or an error that says how to get it."""
-    try:
-        from pydensecrf import densecrf
-    except ImportError as error:
-        raise AepslError(f"refine.crf: expected the package pydensecrf, found none that loads ({error}); run `make setup` or "
-                         "`pip install pydensecrf2` (it needs a C++ compiler), or set refine.crf to none") from error
-    return densecrf
 
 
 def _checked(probabilities: np.ndarray) -> np.ndarray:

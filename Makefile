@@ -2,7 +2,9 @@
 # make test   environment + all tests
 # Needs git, a C++ compiler and Python 3.11 or 3.12; PYTHON=… names another interpreter.
 
-PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do command -v $$p && break; done)
+SUITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
+# The first that runs and has the right version: a version manager's shim may be on PATH and lead nowhere.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do $$p $(SUITS) 2>/dev/null && echo $$p && break; done)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # An active environment of another project must not leak into the stages.
 unexport PYTHONPATH PYTHONHOME
@@ -12,9 +14,8 @@ unexport PYTHONPATH PYTHONHOME
 setup: .venv/ready
 
 .venv/ready: requirements.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: no Python found; install Python 3.11 or 3.12, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
-		{ echo "make: expected Python 3.11 or 3.12 (the dense CRF does not build on others), found $$($(PYTHON) -V); try make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11 or 3.12 on PATH (the dense CRF does not build on later ones), found $$(python3 -V 2>&1); install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) $(SUITS) || { echo "make: PYTHON=$(PYTHON): expected Python 3.11 or 3.12, found $$($(PYTHON) -V 2>&1)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@command -v git >/dev/null || { echo "make: git is missing; Debian and Ubuntu: apt-get install git"; exit 1; }
 	@command -v c++ >/dev/null || command -v g++ >/dev/null || { echo "make: a C++ compiler is missing (the dense CRF is compiled); Debian and Ubuntu: apt-get install g++; macOS: xcode-select --install"; exit 1; }

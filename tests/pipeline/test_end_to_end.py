@@ -18,7 +18,8 @@ from aepsl.data.archive import ArchiveReader, decode_indices
 from aepsl.data.index import read_index
 
 TINY: dict[str, Any] = {
-    "rounds": {"r1": "r0", "r2": "r1"}, "last_round": "r2", "passes": ["s1", "s2"], "relabels": {"s2": "s1"}, "last_pass": "s2", "data.shapes": {"seed": 1, "train": 12, "val": 6, "size": 64},
+    "rounds": {"r1": "r0", "r2": "r1"}, "last_round": "r2", "passes": ["s1", "s2"], "relabels": {"s2": "s1"}, "last_pass": "s2",
+    "data.shapes": {"seed": 1, "train": 12, "val": 6, "size": 64},
     "saliency.size": 64,
     **{f"{stage}.{key}": value for stage in ("classify", "segment")
        for key, value in (("network.width", 0.1), ("training.length", 1.0), ("training.batch", 4), ("training.crop", 49))},

@@ -144,7 +144,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_faulty_chains_are_named_together(tmp_path):
-    assert faults(tmp_path, rounds={"r1": "r0", "r2": "r9", "r4": "r5", "r5": "r4"}, last_round="r3", relabels={"s3": "s3"}, last_pass="s2") == [
+    assert faults(tmp_path, rounds={"r1": "r0", "r2": "r9", "r4": "r5", "r5": "r4"}, last_round="r3", passes=["s1", "s2"],
+                  relabels={"s3": "s3"}, last_pass="s2") == [
         "rounds.r2: expected the step before it to be r0 or one of ['r1', 'r2', 'r4', 'r5'], found 'r9'; add r9 or correct it",
         "rounds.r4: expected a chain that leads back to r0, found a circle through r4",
         "rounds.r5: expected a chain that leads back to r0, found a circle through r5",
@@ -168,7 +169,8 @@ def test_the_start_of_a_chain_has_nothing_before_it():
 
 @pytest.mark.parametrize("passes", [["s1"], ["s2"], ["s1", "s2", "s3"]])
 def test_passes_must_be_the_first_and_every_relabelled_one(tmp_path, passes):
-    assert faults(tmp_path, passes=passes) == [f"passes: expected s1 and every key of relabels ['s1', 's2'], found {passes}"]
+    assert faults(tmp_path, passes=passes, relabels={"s2": "s1"}, last_pass="s2") == [
+        f"passes: expected s1 and every key of relabels ['s1', 's2'], found {passes}"]
 
 
 @pytest.mark.parametrize(("rounds", "last"), [

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from aepsl.errors import FaultList
-from aepsl.parallel import in_processes, usable_cores
+from aepsl.parallel import WINDOW, in_processes, usable_cores
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -27,7 +27,7 @@ def test_items_are_not_drawn_far_ahead_of_the_results():
     drawn: list[int] = []
     results = in_processes(abs, (drawn.append(number) or number for number in range(2000)), processes=2)
     assert next(results) == 0
-    assert len(drawn) < 200
+    assert len(drawn) == 2 * WINDOW
     assert list(results) == list(range(1, 2000))
 
 

@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 import joblib
 
 T = TypeVar("T")
 R = TypeVar("R")
+WINDOW = 32  # items per process drawn at a time
 
 
 def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: int = 0) -> Iterator[R]:
-    """Yield ``function(item)`` for every item, in order. Items are drawn and results held a few at a time.
+    """Yield ``function(item)`` for every item, in order. At most :data:`WINDOW` items per process are drawn ahead.
 
     Parameters
     ----------
@@ -22,10 +24,13 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
     if count == 1:
         yield from map(function, items)
         return
+    # joblib draws items as fast as workers finish, however slow the reader of the results: windows bound what is held.
     # loky limits each worker to its share of threads, and reports a worker that dies.
-    results: Any = joblib.Parallel(n_jobs=count, return_as="generator", pre_dispatch="4*n_jobs", batch_size=4)(
-        joblib.delayed(function)(item) for item in items)
-    yield from results
+    remaining = iter(items)
+    with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=4) as pool:
+        while window := list(islice(remaining, WINDOW * count)):
+            results: Any = pool(joblib.delayed(function)(item) for item in window)
+            yield from results
 
 
 def usable_cores() -> int:

@@ -1,6 +1,8 @@
-"""classify@rK: train a fresh classifier on the training images as erased so far (section 3.1)."""
+"""classify@rK: train a classifier on the training images as erased so far (section 3.1)."""
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import read_index
 from aepsl.data.samples import Augmentation, ErasedPhotographs, Samples
 from aepsl.evaluation.tables import write_csv
+from aepsl.mining.record import read_rounds
+from aepsl.mining.stop import held_out_accuracy
 from aepsl.networks.classifier import Classifier, squared_label_loss
-from aepsl.networks.files import save_model
+from aepsl.networks.files import continue_classifier, save_model
 from aepsl.networks.trunks import build_trunk, normalise
 from aepsl.networks.weights import load_into
 from aepsl.params import Compute
@@ -22,28 +26,40 @@ from stages import run
 PARAMS = ("seed", "classify")
 
 
-def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_pixel: str, weights: str, erased: str, out: str, curve: str) -> int:
-    settings, network = p.classify.training, p.classify.network
-    rows = read_index(index).split("train")
+def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_pixel: str, weights: str, previous: str, erased: str, out: str,
+         curve: str) -> int:
+    settings, network, further = p.classify.training, p.classify.network, p.classify.further_rounds
+    before = ArchiveReader(erased)
+    if read_rounds(before) and further.length:
+        settings = settings.model_copy(update={"length": further.length})
     fill = json.loads(Path(mean_pixel).read_text())["mean_pixel"]
-    photographs = ErasedPhotographs(ArchiveReader(images), rows, ArchiveReader(erased), fill)
-    samples = Samples(photographs, Augmentation(settings.crop, tuple(settings.scale), settings.mirror, fill), seed=p.seed)
+    rows, held_out = read_index(index).split("train").hold_out(p.classify.held_out)
+    as_erased = partial(ErasedPhotographs, ArchiveReader(images), mined=before, fill=fill)
+    samples = Samples(as_erased(rows), Augmentation(settings.crop, tuple(settings.scale), settings.mirror, fill), seed=p.seed)
 
     torch.manual_seed(p.seed)
     model = Classifier(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width, stages=network.stages), len(rows.classes))
     load_into(model.trunk, Path(weights))
+    if further.start == "previous":
+        continue_classifier(previous, model)
+    model.trunk.freeze(network.frozen_stages)
 
     def terms(pictures: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         inputs = normalise(pictures, model.trunk.preprocessing).contiguous(memory_format=torch.channels_last)
         return {"classification": squared_label_loss(model(inputs), labels, output=p.classify.output)}
 
-    rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),
+    device = pick_device(compute.device)
+    rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=device,
                           workers=compute.workers, label=f"classify@{step}")
     write_csv(curve, rows_of_curve)
+    unseen = as_erased(held_out)
+    held = held_out_accuracy(model, map(unseen.__getitem__, range(len(unseen))), held_out.labels, scale=math.sqrt(math.prod(settings.scale)),
+                             device=device)
     save_model(out, model, network=network, classes=rows.classes,
-               facts={"round": step, "final_loss": rows_of_curve[-1]["loss"]})
+               facts={"round": step, "final_loss": rows_of_curve[-1]["loss"], "held_out_images": len(held_out),
+                      "held_out_accuracy": held and held.accuracy, "chance": held and held.chance})
     return round(rows_of_curve[-1]["epoch"] * len(rows))
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step", "images", "index", "mean-pixel", "weights", "erased", "out", "curve"))
+    run(main, params=PARAMS, options=("step", "images", "index", "mean-pixel", "weights", "previous", "erased", "out", "curve"))

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_mask
+from aepsl.data.archive import VOID, ArchiveReader, ArchiveWriter, encode_mask
 from aepsl.data.index import read_index
 from aepsl.data.samples import Photographs
 from aepsl.networks.files import load_segmenter
 from aepsl.parallel import in_processes
 from aepsl.params import Compute, CrfSettings
 from aepsl.progress import progress
-from aepsl.segmentation.crf import crf_settings, final_mask
+from aepsl.segmentation.crf import crf_settings, final_mask, upsample
 from aepsl.segmentation.prediction import class_probabilities, prohibit
 from aepsl.training.loop import pick_device
 from stages import run
@@ -34,16 +34,21 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, segmen
             yield image, prohibit(probabilities, rows.labels[row]).astype(np.float16)
 
     settings = crf_settings(p.refine.crf, p.refine.custom) if p.relabel.crf else None
-    masks = in_processes(partial(encoded_mask, settings, model.trunk.output_stride), own_classes_only(), processes=compute.processes)
+    work = partial(encoded_mask, settings, model.trunk.output_stride, p.relabel.least_confidence)
+    masks = in_processes(work, own_classes_only(), processes=compute.processes)
     with ArchiveWriter(out) as archive:
         for identifier, data in zip(rows.ids, progress(masks, total=len(rows), label=f"relabel@{step}"), strict=True):
             archive.add(f"{identifier}.png", data)
     return len(rows)
 
 
-def encoded_mask(settings: CrfSettings | None, stride: int, item: tuple[np.ndarray, np.ndarray]) -> bytes:
+def encoded_mask(settings: CrfSettings | None, stride: int, least: float, item: tuple[np.ndarray, np.ndarray]) -> bytes:
     image, probabilities = item
-    return encode_mask(final_mask(image, probabilities, settings, stride=stride))
+    mask = final_mask(image, probabilities, settings, stride=stride)
+    if least:
+        shares = upsample(probabilities, mask.shape, stride=stride)
+        mask[shares.max(0) < least * shares.sum(0)] = VOID
+    return encode_mask(mask)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
     model = Segmenter(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width, stages=network.stages), len(rows.classes),
                       with_classification=p.segment.psl == "predicted")
     load_into(model.trunk, Path(weights))
+    model.trunk.freeze(network.frozen_stages)
     terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight,
                               online_from=p.segment.online_from)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),

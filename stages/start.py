@@ -1,4 +1,4 @@
-"""start: round 0, nothing mined, so that round 1 is no special case; and what would otherwise fail only after hours of training."""
+"""start: round 0, nothing mined or learnt, so that round 1 is no special case; and what would otherwise fail only after hours."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from aepsl.data.archive import ArchiveWriter
 from aepsl.data.index import read_index
 from aepsl.errors import AepslError
 from aepsl.mining.record import write_rounds
+from aepsl.networks.files import save_blank
 from aepsl.params import Compute
 from aepsl.segmentation.densecrf import require_densecrf
 from stages import run
@@ -13,7 +14,7 @@ from stages import run
 PARAMS = ("merge.indoor_classes", "refine.crf")
 
 
-def main(p: Any, compute: Compute, *, index: str, out: str) -> int:
+def main(p: Any, compute: Compute, *, index: str, classifier: str, out: str) -> int:
     classes = read_index(index).classes
     if len(classes) < 2:
         raise AepslError(f"data.classes: expected two classes or more, found {len(classes)}: without another class "
@@ -23,10 +24,11 @@ def main(p: Any, compute: Compute, *, index: str, out: str) -> int:
         raise AepslError(f"merge.indoor_classes: expected names out of {', '.join(classes)}, found {', '.join(sorted(unknown))}")
     if p.refine.crf != "none":
         require_densecrf()
+    save_blank(classifier)
     with ArchiveWriter(out) as archive:
         write_rounds(archive, [])
     return 0
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("index", "out"))
+    run(main, params=PARAMS, options=("index", "classifier", "out"))

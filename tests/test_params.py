@@ -105,6 +105,18 @@ def test_weights_exist_for_whole_networks_only(tmp_path, change):
     assert fault.startswith("classify.network.weights: exist for whole networks")
 
 
+@pytest.mark.parametrize(("change", "why"), [
+    ({"weights": "none", "frozen_stages": 1}, "random layers must learn"),
+    ({"weights": "imagenet", "frozen_stages": 4, "trunk": "resnet50"}, "fewer than the 4 stages of resnet50"),
+])
+def test_only_some_stages_with_weights_can_be_frozen(tmp_path, change, why):
+    network = SHIPPED["classify"]["network"] | {"width": 1.0, "stages": None}
+    assert load(tmp_path, **{"classify.network": network | change | {"frozen_stages": 0}}).classify.network.frozen_stages == 0
+    [fault] = faults(tmp_path, **{"classify.network": network | change})
+    assert fault.startswith("classify.network.frozen_stages: expected")
+    assert why in fault
+
+
 def test_whole_numbers_serve_where_fractions_are_expected(tmp_path):
     assert load(tmp_path, **{"classify.training.length": 15}).classify.training.length == 15
 

@@ -17,6 +17,7 @@ from aepsl.errors import AepslError, FaultList
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Threshold = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Scales = Annotated[list[Annotated[float, Field(gt=0, le=4)]], Field(min_length=1)]
@@ -93,12 +94,18 @@ class Network(Group):
     width: Annotated[float, Field(gt=0, le=1)]
     stages: Annotated[int, Field(ge=2, le=7)] | None
     weights: str
+    frozen_stages: Annotated[int, Field(ge=0, le=6)]
 
     @model_validator(mode="after")
-    def _whole_network(self) -> Self:
+    def _fits_weights(self) -> Self:
         if self.weights != "none" and (self.width != 1 or self.stages is not None):
             raise ValueError("weights: exist for whole networks: expected width 1.0 and stages null, or weights none; "
                              f"found width {self.width}, stages {self.stages}, weights {self.weights}")
+        if self.weights == "none" and self.frozen_stages:
+            raise ValueError(f"frozen_stages: expected 0, because weights is none and random layers must learn; found {self.frozen_stages}")
+        whole = {"vgg16": 5, "mobilenet_v2": 7, "resnet50": 4}[self.trunk]
+        if self.frozen_stages >= whole:
+            raise ValueError(f"frozen_stages: expected fewer than the {whole} stages of {self.trunk}, found {self.frozen_stages}")
         return self
 
 
@@ -130,17 +137,34 @@ class Training(Group):
         return self
 
 
+class FurtherClassify(Group):
+    """What classifiers after the first do otherwise."""
+
+    start: Literal["weights", "previous"]
+    length: Positive | None
+
+
 class Classify(Group):
     network: Network
     output: Literal["softmax", "linear"]
+    held_out: Annotated[float, Field(ge=0, le=0.5)]
     training: Training
+    further_rounds: FurtherClassify
+
+
+class FurtherMine(Group):
+    """What rounds after the first mine otherwise."""
+
+    threshold: Threshold | None
+    confidence: Probability
 
 
 class Mine(Group):
     rule: Literal["minmax", "relu-max"]
-    threshold: Annotated[float, Field(gt=0, lt=1)]
+    threshold: Threshold
     scales: Scales
     flip: bool
+    further_rounds: FurtherMine
 
 
 class Merge(Group):
@@ -161,6 +185,7 @@ class Relabel(Group):
     scales: Scales
     flip: bool
     crf: bool
+    least_confidence: Probability
 
 
 class Predict(Group):

@@ -34,6 +34,25 @@ def test_splits_and_rows_are_taken_in_the_order_asked_for():
     assert INDEX.take([2, 0]).labels.tolist() == [[False, False], [True, False]]
 
 
+def many(count: int) -> Index:
+    return Index(("cat", "dog"), tuple(f"i{row:04}" for row in range(count)), ("train",) * count, np.full((count, 2), 8), np.ones((count, 2), bool))
+
+
+def test_images_are_held_out_by_their_id_alone():
+    everything = many(1000)
+    fit, held = everything.hold_out(0.1)
+    assert sorted(fit.ids + held.ids) == list(everything.ids)
+    assert 70 <= len(held) <= 130
+    # Other images, another order: the same fate. A larger share: the same images and more.
+    assert set(everything.take(range(900, 100, -3)).hold_out(0.1)[1].ids) == set(held.ids) & set(everything.take(range(900, 100, -3)).ids)
+    assert set(held.ids) < set(everything.hold_out(0.3)[1].ids)
+
+
+def test_nothing_is_held_out_where_none_is_asked_for():
+    fit, held = many(50).hold_out(0.0)
+    assert (len(fit), len(held)) == (50, 0)
+
+
 def test_an_index_may_be_empty(tmp_path):
     nothing = INDEX.split()
     assert (len(nothing), nothing.sizes.shape, nothing.labels.shape) == (0, (0, 2), (0, 2))

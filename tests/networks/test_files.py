@@ -7,7 +7,7 @@ import torch
 
 from aepsl.errors import AepslError
 from aepsl.networks.classifier import Classifier
-from aepsl.networks.files import load_classifier, load_segmenter, save_model
+from aepsl.networks.files import continue_classifier, load_classifier, load_segmenter, save_blank, save_model
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import Trunk, build_trunk
 from aepsl.params import Network
@@ -17,8 +17,8 @@ CLASSES = ("cat", "größe, b")
 FACTS = {"round": "r1", "final_loss": 0.25, "list": [1, "a"]}
 
 
-SMALL = Network(trunk="mobilenet_v2", output_stride=16, width=0.1, stages=4, weights="none")
-WHOLE = Network(trunk="mobilenet_v2", output_stride=8, width=0.1, stages=None, weights="none")
+SMALL = Network(trunk="mobilenet_v2", output_stride=16, width=0.1, stages=4, weights="none", frozen_stages=0)
+WHOLE = Network(trunk="mobilenet_v2", output_stride=8, width=0.1, stages=None, weights="none", frozen_stages=0)
 
 
 def trunk(network: Network) -> Trunk:
@@ -46,6 +46,28 @@ def test_a_classifier_comes_back_ready_for_inference_with_everything_known_of_it
     with torch.inference_mode():
         torch.testing.assert_close(loaded(images), classifier.eval()(images))
         torch.testing.assert_close(loaded.heatmaps(images), classifier.heatmaps(images))
+
+
+def test_a_classifier_goes_on_from_the_one_before_it_and_from_a_blank_file_as_it_was(tmp_path, classifier):
+    other = Classifier(trunk(SMALL), 2, generator=torch.Generator().manual_seed(9))
+    weight = other.fc.weight.detach().clone()
+    save_blank(tmp_path / "r0.pt")
+    continue_classifier(tmp_path / "r0.pt", other)
+    torch.testing.assert_close(other.fc.weight, weight, rtol=0, atol=0)
+    continue_classifier(save(tmp_path / "r1.pt", classifier), other)
+    for name, value in classifier.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_a_classifier_of_another_shape_is_refused(tmp_path, classifier):
+    with pytest.raises(AepslError, match=r"expected the network that classify\.network describes"):
+        continue_classifier(save(tmp_path / "r1.pt", classifier), Classifier(trunk(SMALL), 3))
+    segmenter = Segmenter(trunk(SMALL), 2, with_classification=False)
+    with pytest.raises(AepslError, match="expected a Classifier or Blank of format 1, found Segmenter"):
+        continue_classifier(save(tmp_path / "s1.pt", segmenter), classifier)
+    save_blank(tmp_path / "r0.pt")
+    with pytest.raises(AepslError, match="expected a Classifier of format 1, found Blank"):
+        load_classifier(tmp_path / "r0.pt", CPU)
 
 
 @pytest.mark.parametrize("with_classification", [True, False])

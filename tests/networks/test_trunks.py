@@ -176,3 +176,27 @@ def test_normalising_a_batch_equals_normalising_its_images(name: str) -> None:
 def test_normalising_refuses_scaled_images() -> None:
     with pytest.raises(ValueError, match="uint8"):
         normalise(torch.zeros(3, 4, 4), "imagenet")
+
+
+@pytest.mark.parametrize(("name", "frozen"), [
+    ("vgg16", {"conv1_1", "conv1_2", "conv2_1", "conv2_2"}),
+    ("mobilenet_v2", {"features.0", "features.1", "features.2", "features.3"}),
+    ("resnet50", {"conv1", "bn1", "layer1", "layer2"}),
+])
+def test_frozen_stages_neither_learn_nor_measure(name, frozen):
+    trunk = build_trunk(name, output_stride=16, width=0.1)
+    trunk.freeze(2)
+    trunk.train()
+    for key, parameter in trunk.named_parameters():
+        assert parameter.requires_grad != key.startswith(tuple(f"{layer}." for layer in frozen)), key
+    before = {key: value.clone() for key, value in trunk.state_dict().items() if "running" in key}
+    trunk(torch.rand(2, 3, 33, 33, generator=torch.Generator().manual_seed(0)))
+    for key, value in before.items():
+        assert torch.equal(value, trunk.state_dict()[key]) == key.startswith(tuple(f"{layer}." for layer in frozen)), key
+
+
+def test_no_stage_is_frozen_unless_asked_for():
+    trunk = build_trunk("mobilenet_v2", output_stride=16, width=0.1)
+    trunk.freeze(0)
+    assert all(parameter.requires_grad for parameter in trunk.parameters())
+    assert all(module.training for module in trunk.modules())

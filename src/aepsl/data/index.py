@@ -1,6 +1,7 @@
 """The index: which images there are, their split, size and image-level labels. The only labels training may read."""
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -41,6 +42,12 @@ class Index:
     def split(self, *names: str) -> "Index":
         """The rows of the named splits."""
         return self.take([row for row, split in enumerate(self.splits) if split in names])
+
+    def hold_out(self, share: float) -> tuple["Index", "Index"]:
+        """Two parts, the second with about ``share`` of the images; which image goes where depends on its id alone."""
+        held = [int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "big") < share * 2**64 for identifier in self.ids]
+        fit, out = ([row for row, is_out in enumerate(held) if is_out == part] for part in (False, True))
+        return self.take(fit), self.take(out)
 
     def take(self, rows: Sequence[int]) -> "Index":
         """The given rows, in that order."""

@@ -29,7 +29,7 @@ def save_model(path: str | os.PathLike[str], model: Classifier | Segmenter, *, n
     facts : what a reader should know about how it was made, e.g. the final loss; numbers, strings and lists of them.
     """
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "kind": type(model).__name__, "network": network.model_dump(exclude={"weights"}),
+    torch.save({"format": FORMAT, "kind": type(model).__name__, "network": network.model_dump(exclude={"weights", "frozen_stages"}),
                 "preprocessing": model.trunk.preprocessing, "classes": list(classes), "facts": facts,
                 # A clone with the usual strides: those of the channels-last layout would be part of the bytes.
                 "state": {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}},
@@ -37,7 +37,14 @@ def save_model(path: str | os.PathLike[str], model: Classifier | Segmenter, *, n
     write_atomically(path, buffer.getvalue())
 
 
-def _load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+def save_blank(path: str | os.PathLike[str]) -> None:
+    """Write what stands before the first classifier of a chain: a file that says that nothing is learnt yet."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "kind": "Blank"}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _load(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     try:
         data = Path(path).read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -50,9 +57,9 @@ def _load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     except (*ZIP_FAULTS, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise AepslError(f"{path}: expected a model file of this project, found a damaged or foreign one ({str(error)[:100]}); "
                          "delete it and run `dvc checkout` or `dvc repro`") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != kind:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") not in kinds:
         found = content.get("kind") if isinstance(content, dict) else type(content).__name__
-        raise AepslError(f"{path}: expected a {kind} of format {FORMAT}, found {found}; run the stage that makes it again")
+        raise AepslError(f"{path}: expected a {' or '.join(kinds)} of format {FORMAT}, found {found}; run the stage that makes it again")
     return content
 
 
@@ -61,6 +68,24 @@ def load_classifier(path: str | os.PathLike[str], device: torch.device) -> tuple
     content = _load(path, "Classifier")
     model = Classifier(_trunk(content), len(content["classes"]))
     return _ready(model, content, device), content
+
+
+def continue_classifier(path: str | os.PathLike[str], model: Classifier) -> None:
+    """Give a classifier, in place, the tensors of the one in the file; a blank file changes nothing.
+
+    Raises
+    ------
+    AepslError : the file holds another network than ``model``.
+    """
+    content = _load(path, "Classifier", "Blank")
+    if content["kind"] == "Blank":
+        return
+    try:
+        model.load_state_dict(content["state"])
+    except RuntimeError as error:
+        raise AepslError(f"{path}: expected the network that classify.network describes, found another "
+                         f"({str(error).splitlines()[0]}); run `dvc repro`") from error
+    model.trunk.preprocessing = content["preprocessing"]
 
 
 def load_segmenter(path: str | os.PathLike[str], device: torch.device) -> tuple[Segmenter, dict[str, Any]]:

@@ -7,7 +7,7 @@ made dense by dilation. In all three every strided layer centres its window, so 
 
 import math
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,27 @@ class Trunk(nn.Module):
     channels: int
     output_stride: int
     preprocessing: str = "imagenet"  # a key of PREPROCESSING; belongs to the weights, so weights.load_into sets it
+    frozen: tuple[nn.Module, ...] = ()
+
+    def first_stages(self, count: int) -> tuple[nn.Module, ...]:
+        """The layers of the first ``count`` stages, whatever comes before the first one included."""
+        raise NotImplementedError
+
+    def freeze(self, count: int) -> None:
+        """Keep the first ``count`` stages as they are: their weights do not learn and their batch norm keeps its statistics.
+
+        The first layers cost most, for they work at full resolution, and change least.
+        """
+        self.frozen = self.first_stages(count) if count else ()
+        for layer in self.frozen:
+            layer.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for layer in self.frozen:
+            layer.eval()
+        return self
 
 
 def scaled(channels: int, width: float) -> int:
@@ -97,6 +118,9 @@ class LargeFov(Trunk, nn.Sequential):
         self.channels = hidden
         self.output_stride = output_stride
 
+    def first_stages(self, count: int) -> tuple[nn.Module, ...]:
+        return tuple(layer for name, layer in self.named_children() if name.startswith(tuple(f"conv{stage}_" for stage in range(1, count + 1))))
+
 
 class DenseMobileNetV2(Trunk, MobileNetV2):
     """torchvision's MobileNetV2 without its classifier; strides beyond ``output_stride`` become dilation.
@@ -112,12 +136,20 @@ class DenseMobileNetV2(Trunk, MobileNetV2):
         super().__init__(width_mult=width)
         del self.classifier
         self.channels = self.last_channel = scaled(1280, width)
-        blocks = 1 + sum((1, 2, 3, 4, 3, 3, 1)[:stages])  # the first convolution and the blocks of each stage
+        blocks = self._blocks(stages)
         before = scaled((16, 24, 32, 64, 96, 160, 320)[stages - 1], width)
         self.features = self.features[:blocks]
         self.features.append(Conv2dNormActivation(before, self.channels, kernel_size=1, activation_layer=nn.ReLU6))
         self.output_stride = output_stride
         self._dilate(output_stride)
+
+    @staticmethod
+    def _blocks(stages: int) -> int:
+        """Entries of ``features`` up to a stage: the first convolution and the blocks of each stage."""
+        return 1 + sum((1, 2, 3, 4, 3, 3, 1)[:stages])
+
+    def first_stages(self, count: int) -> tuple[nn.Module, ...]:
+        return tuple(self.features[:self._blocks(count)])
 
     def _dilate(self, output_stride: int) -> None:
         stride, dilation = 2, 1  # after the first convolution
@@ -158,6 +190,9 @@ class DenseResNet50(Trunk, ResNet):
     def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
         stage: nn.Sequential = super()._make_layer(block, scaled(planes, self._width), *args, **kwargs)
         return stage
+
+    def first_stages(self, count: int) -> tuple[nn.Module, ...]:
+        return (self.conv1, self.bn1, *(getattr(self, f"layer{stage}") for stage in range(1, count + 1)))
 
     def forward(self, images: Tensor) -> Tensor:
         for layer in self.children():  # conv1, bn1, relu, maxpool, layer1 … layer4: without its head the network is a plain sequence

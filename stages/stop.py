@@ -1,0 +1,44 @@
+"""stop: what every round left, and the last useful one, told from images and their labels alone."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aepsl.data.archive import ArchiveReader, decode_indices
+from aepsl.data.index import Index, read_index
+from aepsl.data.samples import read_mined
+from aepsl.evaluation.tables import write_csv, write_json
+from aepsl.mining.record import read_rounds
+from aepsl.mining.stop import SaliencySums, last_useful_round
+from aepsl.parallel import in_processes
+from aepsl.params import Compute
+from stages import run
+
+PARAMS = ()
+COLUMNS = ("round", "final_loss", "held_out_images", "held_out_accuracy", "chance", "mined_area", "new_area", "new_saliency", "rest_saliency")
+
+
+def main(p: Any, compute: Compute, *, index: str, mined: str, saliency: str, out: str) -> int:
+    train = read_index(index).split("train")
+    regions = ArchiveReader(mined)
+    record = read_rounds(regions)
+    sums = SaliencySums.empty(len(record))
+    work = partial(image_sums, train, regions, ArchiveReader(saliency), len(record))
+    for part in in_processes(work, range(len(train)), processes=compute.processes):
+        sums.merge(part)
+    rows = [entry | row for entry, row in zip(record, sums.rows(), strict=True)]
+    number = last_useful_round(rows)
+    write_csv(Path(out) / "stop.csv", [{name: row[name] for name in COLUMNS} for row in rows], COLUMNS)
+    write_json(Path(out) / "stop.json", {"last_useful_round": number, "rounds": len(rows)})
+    if number < len(rows):
+        print(f"the last useful round is {rows[number - 1]['round'] if number else 'none'}: see metrics/stop.csv, and last_round in params.yaml")
+    return len(train)
+
+
+def image_sums(train: Index, mined: ArchiveReader, saliency: ArchiveReader, rounds: int, row: int) -> SaliencySums:
+    salient = decode_indices(saliency.read(f"{train.ids[row]}.png")) / 255
+    return SaliencySums.empty(rounds).add(read_mined(mined, train, row), salient)
+
+
+if __name__ == "__main__":
+    run(main, params=PARAMS, options=("index", "mined", "saliency", "out"))

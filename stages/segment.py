@@ -10,7 +10,7 @@ from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import read_index
 from aepsl.data.samples import Augmentation, Photographs, Samples
 from aepsl.evaluation.tables import write_csv
-from aepsl.networks.files import save_model
+from aepsl.networks.files import save_model, start_from_classifier
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import build_trunk
 from aepsl.networks.weights import load_into
@@ -22,7 +22,8 @@ from stages import run
 PARAMS = ("seed", "segment")
 
 
-def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_pixel: str, weights: str, labels: str, out: str, curve: str) -> int:
+def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_pixel: str, weights: str, classifier: str, labels: str, out: str,
+         curve: str) -> int:
     settings, network = p.segment.training, p.segment.network
     rows = read_index(index).split("train")
     fill = json.loads(Path(mean_pixel).read_text())["mean_pixel"]
@@ -33,6 +34,8 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
     model = Segmenter(build_trunk(network.trunk, output_stride=network.output_stride, width=network.width, stages=network.stages), len(rows.classes),
                       with_classification=p.segment.psl == "predicted")
     load_into(model.trunk, Path(weights))
+    if p.segment.start == "classifier":
+        start_from_classifier(classifier, model)
     model.trunk.freeze(network.frozen_stages)
     terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight,
                               online_from=p.segment.online_from)
@@ -45,4 +48,4 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step", "images", "index", "mean-pixel", "weights", "labels", "out", "curve"))
+    run(main, params=PARAMS, options=("step", "images", "index", "mean-pixel", "weights", "classifier", "labels", "out", "curve"))

@@ -175,6 +175,7 @@ class Merge(Group):
 
 class Segment(Group):
     network: Network
+    start: Literal["weights", "classifier"]
     psl: Literal["none", "predicted", "true-labels"]
     classification_weight: NotNegative
     online_from: Probability

@@ -7,7 +7,7 @@ import torch
 
 from aepsl.errors import AepslError
 from aepsl.networks.classifier import Classifier
-from aepsl.networks.files import continue_classifier, load_classifier, load_segmenter, save_blank, save_model
+from aepsl.networks.files import continue_classifier, load_classifier, load_segmenter, save_blank, save_model, start_from_classifier
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import Trunk, build_trunk
 from aepsl.params import Network
@@ -60,7 +60,7 @@ def test_a_classifier_goes_on_from_the_one_before_it_and_from_a_blank_file_as_it
 
 
 def test_a_classifier_of_another_shape_is_refused(tmp_path, classifier):
-    with pytest.raises(AepslError, match=r"expected the network that classify\.network describes"):
+    with pytest.raises(AepslError, match="expected the trunk and the classes of the network"):
         continue_classifier(save(tmp_path / "r1.pt", classifier), Classifier(trunk(SMALL), 3))
     segmenter = Segmenter(trunk(SMALL), 2, with_classification=False)
     with pytest.raises(AepslError, match="expected a Classifier or Blank of format 1, found Segmenter"):
@@ -68,6 +68,28 @@ def test_a_classifier_of_another_shape_is_refused(tmp_path, classifier):
     save_blank(tmp_path / "r0.pt")
     with pytest.raises(AepslError, match="expected a Classifier of format 1, found Blank"):
         load_classifier(tmp_path / "r0.pt", CPU)
+
+
+@pytest.mark.parametrize("with_classification", [True, False])
+def test_a_segmenter_starts_from_the_trunk_and_the_last_layer_of_a_classifier(tmp_path, classifier, with_classification):
+    classifier.trunk.preprocessing = "caffe"
+    path = save(tmp_path / "r1.pt", classifier)
+    classifier.trunk.preprocessing = "imagenet"
+    model = Segmenter(trunk(SMALL), 2, with_classification=with_classification, generator=torch.Generator().manual_seed(3))
+    head = model.segment.weight.detach().clone()
+    start_from_classifier(path, model)
+    assert model.trunk.preprocessing == "caffe"
+    assert torch.equal(model.segment.weight, head)
+    images = torch.randn(1, 3, 33, 49, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        torch.testing.assert_close(model.trunk.eval()(images), classifier.trunk.eval()(images))
+        if model.classify is not None:
+            torch.testing.assert_close(model.eval()(images)[1], classifier.eval()(images))
+
+
+def test_a_segmenter_with_another_trunk_cannot_start_from_a_classifier(tmp_path, classifier):
+    with pytest.raises(AepslError, match=r"give classify\.network and segment\.network the same trunk"):
+        start_from_classifier(save(tmp_path / "r1.pt", classifier), Segmenter(trunk(WHOLE), 2, with_classification=True))
 
 
 @pytest.mark.parametrize("with_classification", [True, False])

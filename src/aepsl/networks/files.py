@@ -78,14 +78,33 @@ def continue_classifier(path: str | os.PathLike[str], model: Classifier) -> None
     AepslError : the file holds another network than ``model``.
     """
     content = _load(path, "Classifier", "Blank")
-    if content["kind"] == "Blank":
-        return
+    if content["kind"] == "Classifier":
+        _take_over(path, model, content["state"], content["preprocessing"])
+
+
+def start_from_classifier(path: str | os.PathLike[str], model: Segmenter) -> None:
+    """Give a segmenter, in place, the trunk of the classifier in the file and, for its classification branch, the last layer.
+
+    Raises
+    ------
+    AepslError : the file holds another trunk than ``model``, or other classes.
+    """
+    content = _load(path, "Classifier")
+    state = {name: value for name, value in content["state"].items() if name.startswith("trunk.")}
+    if model.classify is not None:
+        state |= {f"classify.{name}": content["state"][f"fc.{name}"] for name in ("weight", "bias")}
+    own = {name: value for name, value in model.state_dict().items() if name.startswith("segment.")}
+    _take_over(path, model, state | own, content["preprocessing"])
+
+
+def _take_over(path: str | os.PathLike[str], model: Classifier | Segmenter, state: dict[str, Any], preprocessing: str) -> None:
     try:
-        model.load_state_dict(content["state"])
+        model.load_state_dict(state)
     except RuntimeError as error:
-        raise AepslError(f"{path}: expected the network that classify.network describes, found another "
-                         f"({str(error).splitlines()[0]}); run `dvc repro`") from error
-    model.trunk.preprocessing = content["preprocessing"]
+        raise AepslError(f"{path}: expected the trunk and the classes of the network that is to start from it, found others "
+                         f"({' '.join(str(error).split())[:200]}); give classify.network and segment.network the same trunk, "
+                         "or start from weights") from error
+    model.trunk.preprocessing = preprocessing
 
 
 def load_segmenter(path: str | os.PathLike[str], device: torch.device) -> tuple[Segmenter, dict[str, Any]]:

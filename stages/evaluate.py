@@ -1,5 +1,6 @@
 """evaluate: score predictions, pseudo-labels and mined regions against the truth."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,42 +8,42 @@ from typing import Any
 import numpy as np
 
 from aepsl.data.archive import ArchiveReader, decode_indices
-from aepsl.data.index import Index, read_index
-from aepsl.evaluation.confusion import Confusion, evaluate_masks, iou, mean_iou, pixel_accuracy, precision, recall, summary
+from aepsl.data.index import read_index
+from aepsl.evaluation.bootstrap import METHOD, mean_and_interval
+from aepsl.evaluation.confusion import Counted, VoidAs, convention, coverage, evaluate_masks, mean_iou, pixel_accuracy
 from aepsl.evaluation.mining import mined_rounds
-from aepsl.evaluation.tables import confusion_rows, write_csv, write_json
-from aepsl.evaluation.truth import NO_TRUTH, with_truth
+from aepsl.evaluation.tables import confusion_rows, write_csv, write_metrics
+from aepsl.evaluation.truth import measured_on, with_truth, yardstick
 from aepsl.mining.record import read_rounds
 from aepsl.params import Compute
-from aepsl.segmentation.crf import final_mask
+from aepsl.segmentation.crf import argmax_mask, crf_settings
 from aepsl.segmentation.scores import read_scores, read_stride
 from stages import run
 
-PARAMS = ("evaluate",)
+PARAMS = ("mine", "merge", "segment.psl", "relabel", "predict", "refine", "evaluate")
 ROUND_COLUMNS = ("round", "final_loss", "mined_area", "new_area", "precision", "recall", "miou")
-CLASS_COLUMNS = ("class", "iou", "iou_before_crf", "precision", "recall", "pseudo_label_iou")
+Metrics = tuple[dict[str, Any], dict[str, Any]]  # numbers, and how they came about
 
 
 def main(p: Any, compute: Compute, *, index: str, truth: str, scores: str, predictions: str, merged: str, labels: str, mined: str, out: str) -> int:
-    everything, masks = read_index(index), ArchiveReader(truth)
+    everything, masks, record = read_index(index), ArchiveReader(truth), read_rounds(ArchiveReader(mined))
+    names, void_as = ("background", *everything.classes), p.evaluate.void_as
     val, train = (with_truth(everything.split(name), masks) for name in ("val", "train"))
-    void_as = p.evaluate.void_as
-    score = partial(evaluate_masks, truth=masks, classes=len(everything.classes), processes=compute.processes)
+    on = partial(measured_on, everything, masks, void_as=void_as, processes=compute.processes)
+    count = partial(evaluate_masks, truth=masks, classes=len(everything.classes), processes=compute.processes)
 
-    refined = score(val.ids, predict=partial(stored_mask, ArchiveReader(predictions))) if len(val) else None
-    before = score(val.ids, predict=partial(coarse_mask, ArchiveReader(scores), val)) if len(val) else None
-    first = score(train.ids, predict=partial(stored_mask, ArchiveReader(merged))) if len(train) else None
-    last = first if labels == merged else score(train.ids, predict=partial(stored_mask, ArchiveReader(labels))) if len(train) else None
+    refined = count(val.ids, predict=partial(stored_mask, ArchiveReader(predictions)))
+    sizes = {identifier: (height, width) for identifier, (width, height) in zip(val.ids, val.sizes.tolist(), strict=True)}
+    before = count(val.ids, predict=partial(coarse_mask, ArchiveReader(scores), sizes, read_stride(ArchiveReader(scores))))
+    first = count(train.ids, predict=partial(stored_mask, ArchiveReader(merged)))
+    last = None if labels == merged else count(train.ids, predict=partial(stored_mask, ArchiveReader(labels)))
+    regions = mined_rounds(train.ids, masks, ArchiveReader(mined), train.labels, rounds=len(record), void_as=void_as, processes=compute.processes)
 
-    write_json(Path(out) / "val.json", val_metrics(refined, before, images=len(val), void_as=void_as))
-    write_json(Path(out) / "pseudo_labels.json", label_metrics(first, last, images=len(train), classes=everything.classes, void_as=void_as))
-    names = ("background", *everything.classes)
-    columns = [per_class(counts, void_as) for counts in (refined, before, last)]
-    write_csv(Path(out) / "per_class.csv", [
-        {"class": name, "iou": columns[0]["iou"][row], "iou_before_crf": columns[1]["iou"][row], "precision": columns[0]["precision"][row],
-         "recall": columns[0]["recall"][row], "pseudo_label_iou": columns[2]["iou"][row]} for row, name in enumerate(names)], CLASS_COLUMNS)
-    write_csv(Path(out) / "confusion.csv", confusion_rows(refined.matrix, names) if refined else [], ("actual", "predicted"))
-    write_csv(Path(out) / "rounds.csv", rounds_table(train, masks, ArchiveReader(mined), compute), ROUND_COLUMNS)
+    write_metrics(Path(out) / "val.json", *val_metrics(p, on("val"), names, refined, before))
+    write_metrics(Path(out) / "pseudo_labels.json", *label_metrics(p, on("train"), names, first, last, rounds=len(record)))
+    write_csv(Path(out) / "per_class.csv", class_table(names, refined, before, first, last, void_as=void_as))
+    write_csv(Path(out) / "confusion.csv", confusion_rows(refined.matrix, names), ("actual", "predicted"))
+    write_csv(Path(out) / "rounds.csv", rounds_table(record, regions), ROUND_COLUMNS)
     return len(val) + len(train)
 
 
@@ -50,47 +51,59 @@ def stored_mask(archive: ArchiveReader, identifier: str) -> np.ndarray:
     return decode_indices(archive.read(f"{identifier}.png"))
 
 
-def coarse_mask(scores: ArchiveReader, rows: Index, identifier: str) -> np.ndarray:
-    """The prediction before the CRF, in the image's size."""
-    width, height = rows.sizes[rows.ids.index(identifier)].tolist()
-    return final_mask(np.empty((height, width, 3), np.uint8), read_scores(scores, identifier), None, stride=read_stride(scores))
+def coarse_mask(scores: ArchiveReader, sizes: dict[str, tuple[int, int]], stride: int, identifier: str) -> np.ndarray:
+    """The prediction before the CRF, in the image's size (H, W)."""
+    return argmax_mask(read_scores(scores, identifier), sizes[identifier], stride=stride)
 
 
-def val_metrics(refined: Confusion | None, before: Confusion | None, *, images: int, void_as: Any) -> dict[str, Any]:
-    if refined is None or before is None:
-        return {"miou": None, "miou_before_crf": None, "pixel_accuracy": None, "split": "val", "images": 0, "note": NO_TRUTH}
-    mean, counted = mean_iou(refined.matrix, void_as=void_as)
-    return {"miou": mean, "miou_before_crf": mean_iou(before.matrix, void_as=void_as)[0],
-            "pixel_accuracy": pixel_accuracy(refined.matrix, void_as=void_as), "split": "val", "images": images, "classes_counted": counted}
+def val_metrics(p: Any, on: dict[str, Any], names: Sequence[str], refined: Counted, before: Counted) -> Metrics:
+    void_as, psl = p.evaluate.void_as, p.segment.psl
+    numbers = {**mean_and_interval("miou", refined, void_as=void_as), **mean_and_interval("miou_before_crf", before, void_as=void_as),
+               "pixel_accuracy": pixel_accuracy(refined.matrix, void_as=void_as), **yardstick(on)}
+    means = {"miou": convention(refined.matrix, names, void_as=void_as), "miou_before_crf": convention(before.matrix, names, void_as=void_as)}
+    prediction = {"scales": p.predict.scales, "flip": p.predict.flip, "psl": psl, "told_true_labels": psl == "true-labels",  # then an oracle
+                  "prohibit_below": p.predict.prohibit_below if psl == "predicted" else None}
+    return numbers, {**on, "means": means, "interval": METHOD, "prediction": prediction, "crf": effective_crf(p)}
 
 
-def label_metrics(first: Confusion | None, last: Confusion | None, *, images: int, classes: tuple[str, ...], void_as: Any) -> dict[str, Any]:
-    if first is None or last is None:
-        return {"pseudo_label_miou": None, "pseudo_label_coverage": None, "relabelled_miou": None, "labels_split": "train", "labels_images": 0,
-                "note": NO_TRUTH}
-    merged = summary(first.matrix, classes, void_as=void_as)
-    return {"pseudo_label_miou": merged["mean_iou"], "pseudo_label_miou_where_labelled": mean_iou(first.matrix, void_as="left-out")[0],
-            "pseudo_label_coverage": merged["coverage"], "relabelled_miou": None if last is first else mean_iou(last.matrix, void_as=void_as)[0],
-            "labels_split": "train", "labels_images": images, "void_as": void_as}
+def label_metrics(p: Any, on: dict[str, Any], names: Sequence[str], first: Counted, last: Counted | None, *, rounds: int) -> Metrics:
+    void_as = p.evaluate.void_as
+    numbers = {**mean_and_interval("pseudo_label_miou", first, void_as=void_as),
+               "pseudo_label_miou_where_labelled": mean_iou(first.matrix, void_as="left-out")[0],
+               "pseudo_label_coverage": coverage(first.matrix), "relabelled_miou": None, **yardstick(on)}
+    means = {"pseudo_label_miou": convention(first.matrix, names, void_as=void_as),
+             "pseudo_label_miou_where_labelled": convention(first.matrix, names, void_as="left-out")}
+    how = {**on, "means": means, "interval": METHOD, "mining": {"rounds": rounds, **p.mine.model_dump()}, "merge": p.merge.model_dump()}
+    if last is not None:
+        numbers |= mean_and_interval("relabelled_miou", last, void_as=void_as)
+        means["relabelled_miou"] = convention(last.matrix, names, void_as=void_as)
+        how["relabel"] = {**p.relabel.model_dump(), "crf": effective_crf(p) if p.relabel.crf else {"preset": "none"}}
+    return numbers, how
 
 
-def per_class(counts: Confusion | None, void_as: Any) -> dict[str, Any]:
-    """IoU, precision and recall of background and classes; empty cells where there is no truth."""
-    if counts is None:
-        return dict.fromkeys(("iou", "precision", "recall"), [None] * 255)
-    return {score.__name__: score(counts.matrix, void_as=void_as) for score in (iou, precision, recall)}
+def effective_crf(p: Any) -> dict[str, Any]:
+    settings = crf_settings(p.refine.crf, p.refine.custom)
+    return {"preset": p.refine.crf, **(settings.model_dump() if settings else {})}
 
 
-def rounds_table(train: Index, truth: ArchiveReader, mined: ArchiveReader, compute: Compute) -> list[dict[str, Any]]:
+def class_table(names: Sequence[str], refined: Counted, before: Counted, first: Counted, last: Counted | None, *,
+                void_as: VoidAs) -> list[dict[str, Any]]:
+    """One row per class; relabelled labels have empty cells where no pass relabels."""
+    columns: dict[str, Any] = {"class": names}
+    for counted, split, key in ((refined, "val", "{}"), (before, "val", "{}_before_crf"), (first, "train", "pseudo_label_{}"),
+                                (last, "train", "relabelled_{}")):
+        scores = counted.per_class(void_as=void_as) if counted else dict.fromkeys(("iou", "precision", "recall"), [None] * len(names))
+        for score, values in scores.items():
+            columns[f"{split}_{score}" if score in ("pixels", "images") else key.format(score)] = values
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def rounds_table(record: list[dict[str, Any]], regions: list[Any]) -> list[dict[str, Any]]:
     """One row per round: what its classifier reached, what was mined up to it, and how much of that is right."""
-    record = read_rounds(mined)
-    scored: list[dict[str, Any]] = [{} for _ in record]
-    if len(train) and record:
-        scored = [dict(row) for row in mined_rounds(train.ids, truth, mined, train.labels, rounds=len(record), processes=compute.processes)]
     areas = [0.0, *(entry["mined_area"] for entry in record)]
-    return [{"round": entry["round"], "final_loss": entry["final_loss"], "mined_area": entry["mined_area"], "new_area": entry["mined_area"] - area,
-             "precision": row.get("precision"), "recall": row.get("recall"), "miou": row.get("mean_iou")}
-            for entry, row, area in zip(record, scored, areas, strict=False)]
+    rows = [{**entry, "new_area": entry["mined_area"] - area, "precision": row["precision"], "recall": row["recall"], "miou": row["mean_iou"]}
+            for entry, row, area in zip(record, regions, areas, strict=False)]
+    return [{column: row.get(column) for column in ROUND_COLUMNS} for row in rows]
 
 
 if __name__ == "__main__":

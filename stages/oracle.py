@@ -13,9 +13,9 @@ import numpy as np
 from aepsl.data.archive import ArchiveReader, decode_indices
 from aepsl.data.index import Index, read_index
 from aepsl.data.samples import Photographs
-from aepsl.evaluation.mining import at_area, mined_rounds, part_recall, threshold_curve
-from aepsl.evaluation.tables import write_csv, write_json
-from aepsl.evaluation.truth import NO_TRUTH, with_truth
+from aepsl.evaluation.mining import at_equal, best_single, erasing_gains, mined_rounds, part_recall, threshold_curve
+from aepsl.evaluation.tables import write_csv, write_metrics
+from aepsl.evaluation.truth import measured_on, with_truth, yardstick
 from aepsl.mining.heatmaps import class_heatmaps, normalise_heatmaps
 from aepsl.mining.record import read_rounds
 from aepsl.networks.files import load_classifier
@@ -23,40 +23,50 @@ from aepsl.params import Compute
 from aepsl.training.loop import pick_device
 from stages import run
 
-PARAMS = ("mine",)
+PARAMS = ("mine", "evaluate")
 PART_COLUMNS = ("round", "head", "body")
 CURVE_COLUMNS = ("threshold", "area", "precision", "recall", "mean_iou", "classes_counted")
+GAIN_COLUMNS = ("round", "area", "precision", "recall", "miou", "single_precision_at_equal_area", "single_recall_at_equal_area",
+                "single_miou_at_equal_area", "single_precision_at_equal_recall", "gain_precision_at_equal_area", "gain_precision_at_equal_recall")
 
 
 def main(p: Any, compute: Compute, *, raw: str, images: str, index: str, truth: str, classifier: str, mined: str, out: str) -> int:
-    masks, regions = ArchiveReader(truth), ArchiveReader(mined)
-    train = with_truth(read_index(index).split("train"), masks)
-    rounds = len(read_rounds(regions))
-    if not len(train) or not rounds:
-        write_json(Path(out) / "oracle.json", {"erasing_gain": None, "note": NO_TRUTH})
-        write_csv(Path(out) / "threshold_curve.csv", [], CURVE_COLUMNS)
-        write_csv(Path(out) / "parts.csv", [], PART_COLUMNS)
+    masks, regions, folder, void_as = ArchiveReader(truth), ArchiveReader(mined), Path(out), p.evaluate.void_as
+    everything = read_index(index)
+    train = with_truth(everything.split("train"), masks)
+    names = [entry["round"] for entry in read_rounds(regions)]
+    on = measured_on(everything, masks, "train", void_as=void_as, processes=compute.processes)
+    how = {**on, "mining": {"rounds": len(names), **p.mine.model_dump()}}
+    if not len(train) or not names:
+        write_metrics(folder / "oracle.json", {"erasing_gain": None, **yardstick(on)}, how)
+        for table, columns in (("threshold_curve", CURVE_COLUMNS), ("erasing", GAIN_COLUMNS), ("parts", PART_COLUMNS)):
+            write_csv(folder / f"{table}.csv", [], columns)
         return 0
     device = pick_device(compute.device)
     model, _ = load_classifier(classifier, device)
-    photographs = Photographs(ArchiveReader(images), train)
+    photographs, rows = Photographs(ArchiveReader(images), train), {identifier: row for row, identifier in enumerate(train.ids)}
 
     def heatmaps(identifier: str) -> dict[int, np.ndarray]:
-        row = train.ids.index(identifier)
+        row = rows[identifier]
         classes = (np.flatnonzero(train.labels[row]) + 1).tolist()
         raw_maps, _ = class_heatmaps(model, photographs[row], classes, scales=p.mine.scales, flip=p.mine.flip, device=device)
         return dict(zip(classes, normalise_heatmaps(raw_maps, p.mine.rule), strict=True))
 
-    curve = threshold_curve(train.ids, masks, heatmaps, len(train.classes))
-    last = mined_rounds(train.ids, masks, regions, train.labels, rounds=rounds, processes=compute.processes)[-1]
-    metrics: dict[str, Any] = {"rounds": rounds, "erased_area": last["area"], "erased_precision": last["precision"], "erased_recall": last["recall"]}
-    if curve[-1]["area"] <= last["area"] <= curve[0]["area"]:
-        single = at_area(curve, last["area"])
-        metrics |= {"single_threshold": single["threshold"], "single_precision": single["precision"], "single_recall": single["recall"],
-                    "erasing_gain": last["precision"] - single["precision"]}
-    write_json(Path(out) / "oracle.json", metrics)
-    write_csv(Path(out) / "parts.csv", parts(train, masks, regions, ArchiveReader(raw), rounds, compute), PART_COLUMNS)
-    write_csv(Path(out) / "threshold_curve.csv", curve, CURVE_COLUMNS)
+    curve = threshold_curve(train.ids, masks, heatmaps, len(train.classes), void_as=void_as)
+    mined_up_to = mined_rounds(train.ids, masks, regions, train.labels, rounds=len(names), void_as=void_as, processes=compute.processes)
+    gains = [{**row, "round": name} for name, row in zip(names, erasing_gains(mined_up_to, curve), strict=True)]
+    last, best, single = gains[-1], best_single(curve), at_equal(curve, "area", gains[-1]["area"])
+    counted = {"erased_miou": mined_up_to[-1]["classes_counted"], "best_single_miou": best["classes_counted"]}
+    write_metrics(folder / "oracle.json", {
+        "rounds": len(names), **{f"erased_{key}": last[key] for key in ("area", "precision", "recall", "miou")},
+        **{f"single_{key}": single[key] for key in ("threshold", "precision", "recall")},
+        "best_single_miou": best["mean_iou"], "best_single_threshold": best["threshold"],
+        "erasing_gain": last["gain_precision_at_equal_area"],
+        **{f"erasing_gain_{row['round']}": row["gain_precision_at_equal_area"] for row in gains}, **yardstick(on)},
+        {**how, "thresholds": len(curve), "classes_counted": counted, "classes_in_all": 1 + len(train.classes)})
+    write_csv(folder / "erasing.csv", gains, GAIN_COLUMNS)
+    write_csv(folder / "parts.csv", parts(train, masks, regions, ArchiveReader(raw), len(names), compute), PART_COLUMNS)
+    write_csv(folder / "threshold_curve.csv", curve, CURVE_COLUMNS)
     return len(train)
 
 

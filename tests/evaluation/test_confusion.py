@@ -8,7 +8,19 @@ from PIL import Image
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices, encode_mask
 from aepsl.errors import AepslError
-from aepsl.evaluation.confusion import Confusion, coverage, evaluate_masks, iou, mean_iou, pixel_accuracy, precision, recall, summary
+from aepsl.evaluation.confusion import (
+    Confusion,
+    convention,
+    coverage,
+    evaluate_masks,
+    iou,
+    margins,
+    mean_iou,
+    mean_iou_of,
+    pixel_accuracy,
+    precision,
+    recall,
+)
 
 FIXTURES = Path(__file__).parents[3] / "shared/data/fixtures/scene-parsing"
 POLICIES = ("miss", "background", "left-out")
@@ -134,10 +146,28 @@ def test_another_size_another_number_of_classes_and_an_unknown_policy_are_refuse
         Confusion(255)
 
 
-def test_summary_names_every_class_and_the_convention():
-    content = summary(counted(), ["cat", "dog"], void_as="miss")
-    assert list(content["iou"]) == ["background", "cat", "dog"]
-    assert (content["void_as"], content["classes_counted"], content["pixels"]) == ("miss", 3, 7)
+def test_margins_by_hand():
+    # Right; true and answered; predicted; true and void.
+    np.testing.assert_array_equal(margins(counted()), [[1, 1, 0], [2, 2, 0], [2, 2, 0], [1, 1, 1]])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.sampled_from(POLICIES))
+def test_scores_of_many_sets_are_those_of_each(seed, classes, policy):
+    matrices = np.random.default_rng([seed]).integers(0, 3, (4, 1 + classes, 2 + classes))
+    matrices[0] = 0
+    means, numbers = mean_iou_of(margins(matrices), void_as=policy)
+    np.testing.assert_array_equal([mean_iou(matrix, void_as=policy) for matrix in matrices], np.stack([means, numbers], 1))
+    np.testing.assert_array_equal(margins(matrices).sum(0), margins(matrices.sum(0)))
+    for mean, number, values in zip(means, numbers, iou(matrices, void_as=policy), strict=True):
+        known = values[~np.isnan(values)]
+        assert (mean, number) == (pytest.approx(known.sum() / len(known) if len(known) else nan, nan_ok=True), len(known))
+
+
+def test_the_convention_of_a_mean_names_the_classes_it_leaves_out():
+    names = ["background", "cat", "dog"]
+    assert convention(counted(), names, void_as="miss") == {"void_as": "miss", "classes_counted": 3, "classes_not_counted": []}
+    assert convention(counted(), names, void_as="left-out") == {"void_as": "left-out", "classes_counted": 2, "classes_not_counted": ["dog"]}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -157,6 +187,28 @@ def test_masks_of_an_archive_are_counted_alike_by_any_number_of_processes(tmp_pa
 
     found = evaluate_masks(list(masks), truth, predict, 2, processes=processes)
     np.testing.assert_array_equal(found.matrix, expected.matrix)
+    np.testing.assert_array_equal(found.images, [margins(Confusion(2).add(mask, np.minimum(mask, 1)).matrix) for mask in masks.values()])
+
+
+def test_per_class_scores_come_with_pixels_and_images(tmp_path):
+    masks = {"a": TRUTH, "b": np.array([[1, 255]], np.uint8), "c": np.array([[0, 0]], np.uint8)}
+    predictions = {"a": PREDICTION, "b": np.array([[0, 2]], np.uint8), "c": np.array([[0, 255]], np.uint8)}
+    with ArchiveWriter(tmp_path / "truth.zip") as out:
+        for identifier, mask in masks.items():
+            out.add(f"{identifier}.png", encode_mask(mask))
+    found = evaluate_masks(["a", "b", "c"], ArchiveReader(tmp_path / "truth.zip"), predictions.__getitem__, 2, processes=1).per_class(void_as="miss")
+    assert list(found) == ["pixels", "images", "iou", "precision", "recall"]
+    np.testing.assert_array_equal(found["pixels"], [5, 4, 1])
+    np.testing.assert_array_equal(found["images"], [2, 2, 1])
+    np.testing.assert_allclose(found["iou"], [2 / 7, 1 / 5, 0])
+    np.testing.assert_allclose(found["precision"], [2 / 4, 1 / 2, nan])
+    np.testing.assert_allclose(found["recall"], [2 / 5, 1 / 4, 0])
+
+
+def test_no_images_count_as_nothing(tmp_path):
+    found = evaluate_masks([], ArchiveReader(tmp_path / "none.zip"), {}.__getitem__, 2, processes=1)
+    assert (found.matrix.sum(), found.images.shape) == (0, (0, 4, 3))
+    assert found.per_class(void_as="miss")["images"].tolist() == [0, 0, 0]
 
 
 @pytest.mark.skipif(not FIXTURES.is_dir(), reason="the published scene-parsing example is not beside this checkout")
@@ -169,3 +221,5 @@ def test_a_published_mean_that_counts_absent_classes_as_zero_is_explained():
     mean, classes = mean_iou(matrix, void_as="miss")
     assert pixel_accuracy(matrix, void_as="miss") == 1
     assert (mean, mean * classes / 150) == (1, pytest.approx(0.1))
+    names = ["other", *(f"class {number}" for number in range(1, 151))]
+    assert len(convention(matrix, names, void_as="miss")["classes_not_counted"]) == 151 - 15

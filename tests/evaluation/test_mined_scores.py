@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_grey, encode_mask
 from aepsl.errors import AepslError
 from aepsl.evaluation.confusion import Confusion
-from aepsl.evaluation.mining import RungCounts, at_area, mined_rounds, part_recall, threshold_curve
+from aepsl.evaluation.mining import RungCounts, at_equal, best_single, erasing_gains, mined_rounds, part_recall, threshold_curve
 
 nan = float("nan")
 
@@ -119,20 +119,75 @@ def test_a_curve_at_the_threshold_of_the_rule_equals_the_mined_round(tmp_path):
     assert {**curve[128], "round": 1} == {**row, "threshold": 0.5}
 
 
-def test_equal_area_is_read_between_two_thresholds():
-    curve = [{"threshold": 0.0, "area": 0.8, "precision": 0.4, "recall": 1.0, "mean_iou": 0.3},
-             {"threshold": 0.25, "area": 0.8, "precision": 0.4, "recall": 1.0, "mean_iou": 0.3},
-             {"threshold": 0.5, "area": 0.4, "precision": 0.8, "recall": 0.6, "mean_iou": 0.5},
-             {"threshold": 0.75, "area": 0.0, "precision": nan, "recall": 0.0, "mean_iou": 0.1}]
-    point = at_area(curve, 0.6)
-    assert {key: pytest.approx(value) for key, value in point.items()} == {"area": 0.6, "threshold": 0.25, "precision": 0.6, "recall": 0.8,
-                                                                         "mean_iou": 0.4}
-    assert at_area(curve, 0.4)["precision"] == 0.8
-    for area in (0.2, 0.9, nan):
-        with pytest.raises(ValueError, match="expected an area of the curve"):
-            at_area(curve, area)
-    with pytest.raises(ValueError, match="expected an area of the curve"):
-        at_area([], 0.5)
+CURVE = [{"threshold": 0.0, "area": 0.8, "precision": 0.4, "recall": 1.0, "mean_iou": 0.3, "classes_counted": 3},
+         {"threshold": 0.25, "area": 0.8, "precision": 0.4, "recall": 1.0, "mean_iou": 0.3, "classes_counted": 3},
+         {"threshold": 0.5, "area": 0.4, "precision": 0.8, "recall": 0.6, "mean_iou": 0.5, "classes_counted": 2},
+         {"threshold": 0.75, "area": 0.0, "precision": nan, "recall": 0.0, "mean_iou": 0.1, "classes_counted": 1}]
+
+
+def test_equal_area_and_equal_recall_are_read_between_two_thresholds():
+    expected = {"threshold": 0.25, "area": 0.6, "precision": 0.6, "recall": 0.8, "mean_iou": 0.4}
+    for key in ("area", "recall"):
+        assert {name: pytest.approx(value) for name, value in at_equal(CURVE, key, expected[key]).items()} == expected
+    assert at_equal(CURVE, "area", 0.4)["precision"] == 0.8
+
+
+def test_where_the_curve_does_not_reach_there_is_no_baseline():
+    for curve, area in ((CURVE, 0.2), (CURVE, 0.9), (CURVE, nan), ([], 0.5), (CURVE[3:], 0.0)):
+        assert all(np.isnan(value) for value in at_equal(curve, "area", area).values())
+
+
+def test_of_thresholds_of_equal_recall_the_most_precise_is_the_baseline():
+    curve = [CURVE[0] | {"threshold": 0.0, "area": 0.9, "precision": 0.3}, CURVE[1] | {"threshold": 0.25, "area": 0.5, "precision": 0.7}, CURVE[2]]
+    assert at_equal(curve, "recall", 1.0) == {name: curve[1][name] for name in ("threshold", "area", "precision", "recall", "mean_iou")}
+
+
+def test_the_best_single_threshold_is_that_of_the_highest_mean_the_lowest_of_equals():
+    assert best_single(CURVE) == CURVE[2]
+    assert best_single([CURVE[2] | {"threshold": 0.4}, *CURVE[2:]])["threshold"] == 0.4
+    assert best_single([CURVE[0] | {"mean_iou": nan}, CURVE[1]]) == CURVE[1]
+    assert np.isnan(best_single([])["mean_iou"])
+
+
+def test_gains_of_erasing_by_hand():
+    rounds = [{"round": "r1", "area": 0.4, "precision": 0.8, "recall": 0.6, "mean_iou": 0.5},
+              {"round": "r2", "area": 0.6, "precision": 0.75, "recall": 0.9, "mean_iou": 0.55},
+              {"round": "r3", "area": 0.9, "precision": 0.5, "recall": 1.0, "mean_iou": 0.4}]
+    first, second, third = erasing_gains(rounds, CURVE)
+    assert first == {"round": "r1", "area": 0.4, "precision": 0.8, "recall": 0.6, "miou": 0.5, "single_precision_at_equal_area": 0.8,
+                     "single_recall_at_equal_area": 0.6, "single_miou_at_equal_area": 0.5, "single_precision_at_equal_recall": 0.8,
+                     "gain_precision_at_equal_area": 0, "gain_precision_at_equal_recall": 0}
+    # At area 0.6 the curve has 0.6, 0.8 and 0.4; at recall 0.9, three quarters of the way to 1, it has 0.5.
+    assert [second[key] for key in list(second)[5:]] == [pytest.approx(value) for value in (0.6, 0.8, 0.4, 0.5, 0.15, 0.25)]
+    assert np.isnan([third[f"{kind}_at_equal_area"] for kind in ("single_precision", "single_recall", "single_miou", "gain_precision")]).all()
+    assert (third["single_precision_at_equal_recall"], third["gain_precision_at_equal_recall"]) == (0.4, pytest.approx(0.1))
+
+
+def test_a_round_gains_nothing_over_itself(tmp_path):
+    """Round 1 lies on its own curve, where its threshold is one of the curve's."""
+    rng = np.random.default_rng([10])
+    heats = {name: {1: rng.random((9, 8), np.float32)} for name in "ab"}
+    truth, mined = archives(tmp_path, {name: rng.choice([0, 1, 255], (9, 8)) for name in "ab"},
+                            {name: {1: planes[1] > 0.5} for name, planes in heats.items()})
+    rounds = mined_rounds("ab", truth, mined, np.array([[True]] * 2), rounds=1, processes=1)
+    [row] = erasing_gains(rounds, threshold_curve("ab", truth, heats.__getitem__, 1))
+    assert row["gain_precision_at_equal_area"] == 0
+    assert row["gain_precision_at_equal_recall"] <= 0  # a higher threshold may have the same recall and fewer false pixels
+
+
+def test_the_policy_decides_on_pixels_claimed_twice(tmp_path):
+    truth, mined = archives(tmp_path, {"a": [[0, 1]]}, {"a": {1: [[1, 1]], 2: [[1, 0]]}})
+    means = {policy: mined_rounds(["a"], truth, mined, np.array([[True, True]]), rounds=1, void_as=policy, processes=1)[0]["mean_iou"]
+             for policy in ("miss", "background", "left-out")}
+    assert means == {"miss": 1 / 2, "background": 1, "left-out": 1}  # background 0 of 1, 1 of 1, not counted; class 1 1 of 1
+    heats = {1: np.ones((1, 2), np.float32), 2: np.array([[1, 0]], np.float32)}
+    [row] = threshold_curve(["a"], truth, lambda _: heats, 2, levels=1, void_as="background")
+    assert row["mean_iou"] == 1
+
+
+def test_no_rounds_have_no_rows(tmp_path):
+    truth, mined = archives(tmp_path, {"a": [[1, 0]]}, {})
+    assert mined_rounds(["a"], truth, mined, np.array([[True]]), rounds=0, processes=1) == []
 
 
 def test_parts_are_mined_when_their_own_class_claims_them(tmp_path):

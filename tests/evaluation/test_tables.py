@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from aepsl.evaluation.tables import write_csv, write_json
+from aepsl.evaluation.tables import write_csv, write_json, write_metrics
 
 
 def test_json_keeps_the_order_rounds_floats_and_writes_nan_as_null(tmp_path):
@@ -38,6 +38,11 @@ def test_json_refuses_infinity_and_leaves_the_old_file(tmp_path):
         write_json(path, {"a": float("inf")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_a_metrics_file_has_its_numbers_at_the_top_and_how_they_came_about_in_a_list(tmp_path):
+    write_metrics(tmp_path / "m.json", {"miou": 0.5}, {"split": "val", "crf": {"preset": "none"}})
+    assert json.loads((tmp_path / "m.json").read_text()) == {"miou": 0.5, "how": [{"split": "val", "crf": {"preset": "none"}}]}
 
 
 def test_csv_has_the_columns_of_the_first_row(tmp_path):

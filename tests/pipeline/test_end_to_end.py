@@ -16,6 +16,7 @@ import yaml
 
 from aepsl.data.archive import ArchiveReader, decode_indices
 from aepsl.data.index import read_index
+from aepsl.evaluation.truth import truth_digest
 
 TINY: dict[str, Any] = {
     "rounds": {"r1": "r0", "r2": "r1"}, "last_round": "r2", "passes": ["s1", "s2"], "relabels": {"s2": "s1"}, "last_pass": "s2",
@@ -91,6 +92,10 @@ def read_table(work: Any, name: str) -> list[dict[str, str]]:
     return list(csv.DictReader((work / name).open(newline="")))
 
 
+def with_interval(*names: str) -> set[str]:
+    return {f"{name}{end}" for name in names for end in ("", "_low", "_high")}
+
+
 def would_run(work: Any) -> set[str]:
     """The stages that ``dvc repro`` could run: those DVC calls changed, and all that follow from them."""
     text = succeed(work.call("python", "-m", "dvc", "repro", "--dry", "--force-downstream"))
@@ -108,23 +113,57 @@ def test_every_stage_runs_once_and_input_is_checked_before_anything_is_trained(f
 
 def test_metrics_hold_their_documented_keys_in_range(finished) -> None:
     val, labels, oracle, data = (read_json(finished, f"metrics/{name}.json") for name in ("val", "pseudo_labels", "oracle", "data"))
-    assert set(val) == {"miou", "miou_before_crf", "pixel_accuracy", "split", "images", "classes_counted"}
-    assert (val["split"], val["images"]) == ("val", 6)
-    assert set(labels) == {"pseudo_label_miou", "pseudo_label_miou_where_labelled", "pseudo_label_coverage", "relabelled_miou", "labels_split",
-                           "labels_images", "void_as"}
-    assert (labels["labels_split"], labels["labels_images"], labels["void_as"]) == ("train", 12, "miss")
-    assert oracle.keys() >= {"rounds", "erased_area", "erased_precision", "erased_recall"}
+    assert set(val) == {"pixel_accuracy", "yardstick", "how", *with_interval("miou", "miou_before_crf")}
+    assert set(labels) == {"pseudo_label_miou_where_labelled", "pseudo_label_coverage", "yardstick", "how",
+                           *with_interval("pseudo_label_miou", "relabelled_miou")}
+    assert set(oracle) == {"rounds", "erased_area", "erased_precision", "erased_recall", "erased_miou", "single_threshold", "single_precision",
+                           "single_recall", "best_single_miou", "best_single_threshold", "erasing_gain", "erasing_gain_r1", "erasing_gain_r2",
+                           "yardstick", "how"}
+    for content, key in ((val, "miou"), (val, "miou_before_crf"), (labels, "pseudo_label_miou"), (labels, "relabelled_miou")):
+        assert content[f"{key}_low"] <= content[f"{key}_high"]
     assert (data["classes"], data["images"], data["masks"]) == (5, {"train": 12, "val": 6, "test": 0}, {"train": 12, "val": 6})
+    assert oracle["best_single_miou"] == max(float(row["mean_iou"]) for row in read_table(finished, "metrics/threshold_curve.csv"))
     shares = [value for content in (val, labels, oracle) for value in content.values() if isinstance(value, float)]
     assert len(shares) > 8
     assert all(-1 <= value <= 1 for value in shares)
 
 
+def test_metrics_state_how_they_came_about(finished) -> None:
+    val, labels, oracle = (read_json(finished, f"metrics/{name}.json") for name in ("val", "pseudo_labels", "oracle"))
+    [how], [how_labels], [how_oracle] = val["how"], labels["how"], oracle["how"]
+    assert (how["split"], how["images"], how["images_without_truth"], how["void_as"]) == ("val", 6, 0, "miss")
+    assert (how_labels["split"], how_labels["images"], how_labels["void_as"]) == ("train", 12, "miss")
+    index, truth = read_index(finished / "data/index.csv"), ArchiveReader(finished / "data/truth.zip")
+    assert how["truth_sha256"] == truth_digest(index.split("val").ids, truth, processes=1)
+    assert how_labels["truth_sha256"] == how_oracle["truth_sha256"] == truth_digest(index.split("train").ids, truth, processes=1)
+    assert val["yardstick"] == f"val 6 miss {how['truth_sha256'][:8]}"
+    assert labels["yardstick"] == oracle["yardstick"] == f"train 12 miss {how_labels['truth_sha256'][:8]}"
+    for content, names in ((how, {"miou", "miou_before_crf"}),
+                           (how_labels, {"pseudo_label_miou", "pseudo_label_miou_where_labelled", "relabelled_miou"})):
+        assert set(content["means"]) == names
+        assert all(mean["classes_counted"] + len(mean["classes_not_counted"]) == 6 for mean in content["means"].values())
+        assert content["interval"]["resamples"] == 1000
+    assert how_labels["means"]["pseudo_label_miou_where_labelled"]["void_as"] == "left-out"
+    params = finished.params
+    assert how["prediction"] == {**params["predict"], "psl": "predicted", "told_true_labels": False}
+    assert how["crf"] == {"preset": "custom", **params["refine"]["custom"]}
+    assert how_labels["mining"] == how_oracle["mining"] == {"rounds": 2, **params["mine"]}
+    assert how_labels["merge"] == params["merge"]
+    assert how_labels["relabel"] == {**params["relabel"], "crf": how["crf"]}
+
+
 def test_tables_have_a_row_per_class_round_and_epoch(finished) -> None:
     names = ["background", "bandling", "checkling", "dotling", "ringling", "splitling"]
     assert [row["class"] for row in read_table(finished, "metrics/per_class.csv")] == names
-    rounds = read_table(finished, "metrics/rounds.csv")
-    assert [row["round"] for row in rounds] == ["r1", "r2"]
+    classes = read_table(finished, "metrics/per_class.csv")
+    mean = np.mean([float(row["pseudo_label_iou"]) for row in classes if row["pseudo_label_iou"]])
+    assert mean == pytest.approx(read_json(finished, "metrics/pseudo_labels.json")["pseudo_label_miou"], abs=1e-5)
+    assert classes[0]["val_images"] == "6"
+    assert all(int(row["train_images"]) <= 12 for row in classes)
+    rounds, erasing = (read_table(finished, f"metrics/{name}.csv") for name in ("rounds", "erasing"))
+    assert [row["round"] for row in rounds] == [row["round"] for row in erasing] == ["r1", "r2"]
+    assert [(row["precision"], row["recall"], row["miou"]) for row in rounds] == [(row["precision"], row["recall"], row["miou"]) for row in erasing]
+    assert float(erasing[0]["gain_precision_at_equal_area"]) == 0  # its threshold, 0.5, is one of the curve's
     parts = read_table(finished, "metrics/parts.csv")
     assert [row["round"] for row in parts] == ["1", "2"]
     assert all(0 <= float(row[name]) <= 1 for row in parts for name in ("head", "body"))
@@ -144,7 +183,8 @@ def test_dvc_shows_the_metrics_and_plots(finished) -> None:
     shown = json.loads(succeed(finished.call("python", "-m", "dvc", "metrics", "show", "--json")))
     files = shown[""]["data"]
     assert set(files) == {f"metrics/{name}.json" for name in ("data", "val", "pseudo_labels", "oracle")}
-    assert files["metrics/val.json"]["data"] == read_json(finished, "metrics/val.json")
+    for path, shown in files.items():  # lists and nulls are left out: this is what keeps `how` from the tables
+        assert shown["data"] == {key: value for key, value in read_json(finished, path).items() if not isinstance(value, list | None)}, path
     report = json.loads(succeed(finished.call("python", "-m", "dvc", "plots", "show", "--json", "--out", "plots")))
     assert not report.get("errors"), report["errors"]
 
@@ -218,7 +258,7 @@ def test_fewer_rounds_train_no_classifier(changed, rounds: dict[str, str]) -> No
 
 def test_a_parameter_runs_its_stage_and_what_follows(changed) -> None:
     changed.set({"evaluate.void_as": "background"})
-    assert would_run(changed) == {"evaluate"}
+    assert would_run(changed) == {"evaluate", "oracle"}
     changed.set({"evaluate.void_as": "miss", "segment.classification_weight": 0.5})
     assert would_run(changed) == LEARNING - {"merge"} | {"evaluate", "gallery"}
 
@@ -236,6 +276,8 @@ def test_the_other_ways_of_prohibiting_run_through(changed, psl: str) -> None:
     succeed(changed.stages(commands(changed, "segment@s2", "predict", "refine", "evaluate")))
     assert (changed / "data/scores.zip").read_bytes() != before
     assert 0 <= read_json(changed, "metrics/val.json")["miou"] <= 1
+    [how] = read_json(changed, "metrics/val.json")["how"]
+    assert (how["prediction"]["told_true_labels"], how["prediction"]["prohibit_below"]) == (psl == "true-labels", None)
     if psl == "true-labels":
         val = read_index(changed / "data/index.csv").split("val")
         archive = ArchiveReader(changed / "data/predictions.zip")
@@ -257,6 +299,7 @@ def test_a_folder_without_masks_runs_through_and_its_metrics_say_so(finished, ch
     val, labels, oracle = (read_json(changed, f"metrics/{name}.json") for name in ("val", "pseudo_labels", "oracle"))
     assert (val["miou"], labels["pseudo_label_miou"], oracle["erasing_gain"]) == (None, None, None)
     assert all("no masks" in content["note"] for content in (val, labels, oracle))
+    assert all(content["how"][0]["images"] == 0 and content["how"][0]["truth_sha256"] is None for content in (val, labels, oracle))
     assert read_json(changed, "metrics/data.json")["masks"] == {"train": 0, "val": 0}
     assert "new one.png" in ArchiveReader(changed / "data/predictions.zip")
     assert [row["precision"] for row in read_table(changed, "metrics/rounds.csv")] == ["", ""]

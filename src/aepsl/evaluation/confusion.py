@@ -7,11 +7,14 @@ score names its policy:
 ``miss``        a pixel without an answer is missed by its true class and claimed by none; abstaining never helps.
 ``background``  no answer means background.
 ``left-out``    the pixel is removed; read the score with :func:`coverage` beside it.
+
+Of a single image only the :func:`margins` are kept: 4 (1+C) numbers instead of (1+C)(2+C), 7 MB for 10,582 images of 20
+classes and 98 MB for 20,210 of 150. Every score of a set follows from their sum, under every policy.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -83,20 +86,27 @@ def _refuse(values: np.ndarray, classes: int, name: str) -> None:
                      "it was made for other classes, or written in another numbering")
 
 
-def _tallies(matrix: np.ndarray, void_as: VoidAs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels hit, true and predicted, each (..., 1+C) int64, under a policy; leading axes pass through."""
-    answered, void = matrix[..., :-1], matrix[..., -1]
-    hit = np.diagonal(answered, axis1=-2, axis2=-1).copy()
-    true, predicted = answered.sum(-1), answered.sum(-2)
+def margins(matrix: np.ndarray) -> np.ndarray:
+    """What scores need of a matrix (..., 1+C, 2+C): pixels per class, (..., 4, 1+C) of its type.
+
+    The four are: predicted as their true class; of the class and answered; predicted as the class; of the class and
+    predicted void. The margins of a sum are the sum of the margins.
+    """
+    answered = matrix[..., :-1]
+    return np.stack([np.diagonal(answered, axis1=-2, axis2=-1), answered.sum(-1), answered.sum(-2), matrix[..., -1]], -2)
+
+
+def _tallies(counts: np.ndarray, void_as: VoidAs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels hit, true and predicted, each (..., 1+C), under a policy, of margins (..., 4, 1+C)."""
+    hit, answered, predicted, void = np.moveaxis(counts, -2, 0)
     if void_as == "miss":
-        true = true + void
-    elif void_as == "background":
-        true = true + void
-        hit[..., 0] += void[..., 0]
-        predicted[..., 0] += void.sum(-1)
-    elif void_as != "left-out":
-        raise ValueError(f"expected void_as to be miss, background or left-out, got {void_as!r}")
-    return hit, true, predicted
+        return hit, answered + void, predicted
+    if void_as == "background":
+        background = np.arange(void.shape[-1]) == 0
+        return hit + void * background, answered + void, predicted + void.sum(-1, keepdims=True) * background
+    if void_as == "left-out":
+        return hit, answered, predicted
+    raise ValueError(f"expected void_as to be miss, background or left-out, got {void_as!r}")
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -107,32 +117,43 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def iou(matrix: np.ndarray, *, void_as: VoidAs) -> np.ndarray:
     """Intersection over union per class, (..., 1+C) float64; NaN for a class that is neither in truth nor in prediction."""
-    hit, true, predicted = _tallies(matrix, void_as)
-    return _ratio(hit, true + predicted - hit)
+    return _iou(margins(matrix), void_as)
 
 
 def precision(matrix: np.ndarray, *, void_as: VoidAs) -> np.ndarray:
     """Share of the pixels predicted as a class that are of it, (..., 1+C); NaN where none is predicted."""
-    hit, _, predicted = _tallies(matrix, void_as)
+    hit, _, predicted = _tallies(margins(matrix), void_as)
     return _ratio(hit, predicted)
 
 
 def recall(matrix: np.ndarray, *, void_as: VoidAs) -> np.ndarray:
     """Share of the pixels of a class that are predicted as it, (..., 1+C); NaN where there are none."""
-    hit, true, _ = _tallies(matrix, void_as)
+    hit, true, _ = _tallies(margins(matrix), void_as)
     return _ratio(hit, true)
+
+
+def _iou(counts: np.ndarray, void_as: VoidAs) -> np.ndarray:
+    hit, true, predicted = _tallies(counts, void_as)
+    return _ratio(hit, true + predicted - hit)
 
 
 def mean_iou(matrix: np.ndarray, *, void_as: VoidAs) -> tuple[float, int]:
     """Mean over the classes that occur in truth or prediction, background included, and how many those are."""
-    values = iou(matrix, void_as=void_as)
+    mean, counted = mean_iou_of(margins(matrix), void_as=void_as)
+    return float(mean), int(counted)
+
+
+def mean_iou_of(counts: np.ndarray, *, void_as: VoidAs) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`mean_iou` of many sets at once, (...) float64 and (...) int64, from their margins (..., 4, 1+C)."""
+    values = _iou(counts, void_as)
     counted = ~np.isnan(values)
-    return (float(values[counted].mean()) if counted.any() else float("nan")), int(counted.sum())
+    number: np.ndarray = counted.sum(-1)
+    return _ratio(np.where(counted, values, 0).sum(-1), number), number
 
 
 def pixel_accuracy(matrix: np.ndarray, *, void_as: VoidAs) -> float:
     """Share of pixels predicted as their class."""
-    hit, true, _ = _tallies(matrix, void_as)
+    hit, true, _ = _tallies(margins(matrix), void_as)
     return float(_ratio(hit.sum(-1), true.sum(-1)))
 
 
@@ -141,29 +162,46 @@ def coverage(matrix: np.ndarray) -> float:
     return float(_ratio(matrix[..., :-1].sum((-1, -2)), matrix.sum((-1, -2))))
 
 
-def summary(matrix: np.ndarray, names: Sequence[str], *, void_as: VoidAs) -> dict[str, object]:
-    """All scores as a dictionary for a metrics file; ``names`` are the C object classes."""
-    mean, counted = mean_iou(matrix, void_as=void_as)
-    everything = ["background", *names]
-    per_class = {name: dict(zip(everything, map(float, score(matrix, void_as=void_as)), strict=True))
-                 for name, score in (("iou", iou), ("precision", precision), ("recall", recall))}
-    return {"mean_iou": mean, "classes_counted": counted, "pixel_accuracy": pixel_accuracy(matrix, void_as=void_as),
-            "coverage": coverage(matrix), "void_as": void_as, "pixels": int(matrix.sum()), **per_class}
+def convention(matrix: np.ndarray, names: Sequence[str], *, void_as: VoidAs) -> dict[str, object]:
+    """What a mean IoU has to say beside its value: the policy, and which classes it is the mean of; ``names`` are all 1+C."""
+    absent = np.isnan(iou(matrix, void_as=void_as))
+    return {"void_as": void_as, "classes_counted": int((~absent).sum()),
+            "classes_not_counted": [name for name, missing in zip(names, absent, strict=True) if missing]}
+
+
+class Counted(NamedTuple):
+    """Counts over a set of N images, and what the bootstrap needs of each.
+
+    Attributes
+    ----------
+    matrix : (1+C, 2+C) int64, of :class:`Confusion`.
+    images : (N, 4, 1+C) int64, :func:`margins` of each image, in the order of the ids; they add up to those of the matrix.
+    """
+
+    matrix: np.ndarray
+    images: np.ndarray
+
+    def per_class(self, *, void_as: VoidAs) -> dict[str, np.ndarray]:
+        """Columns (1+C,): true pixels, images they occur in, IoU, precision and recall."""
+        true = self.images[:, 1] + self.images[:, 3]
+        return {"pixels": true.sum(0), "images": (true > 0).sum(0),
+                **{score.__name__: score(self.matrix, void_as=void_as) for score in (iou, precision, recall)}}
 
 
 def evaluate_masks(ids: Sequence[str], truth: ArchiveReader, predict: Callable[[str], np.ndarray], classes: int, *,
-                   processes: int = 0) -> Confusion:
-    """Count ``predict(id)`` against the entry ``<id>.png`` of the truth, over all ids.
+                   processes: int = 0) -> Counted:
+    """Count ``predict(id)`` against the entry ``<id>.png`` of the truth, over all ids; without ids, everything is 0.
 
     Parameters
     ----------
     predict : id → mask (H, W) uint8, 0…C and 255; picklable where more than one process is used.
     processes : how many; 0 = one per core. The counts do not depend on it.
     """
-    total = Confusion(classes)
-    for part in in_processes(partial(_count, truth=truth, predict=predict, classes=classes), chunks(ids), processes=processes):
+    total, images = Confusion(classes), [np.zeros((0, 4, 1 + classes), np.int64)]
+    for part, each in in_processes(partial(_count, truth=truth, predict=predict, classes=classes), chunks(ids), processes=processes):
         total.merge(part)
-    return total
+        images.append(each)
+    return Counted(total.matrix, np.concatenate(images))
 
 
 def chunks(ids: Sequence[str]) -> list[list[str]]:
@@ -171,8 +209,10 @@ def chunks(ids: Sequence[str]) -> list[list[str]]:
     return [list(ids[start:start + CHUNK]) for start in range(0, len(ids), CHUNK)]
 
 
-def _count(ids: Iterable[str], *, truth: ArchiveReader, predict: Callable[[str], np.ndarray], classes: int) -> Confusion:
-    counts = Confusion(classes)
+def _count(ids: Iterable[str], *, truth: ArchiveReader, predict: Callable[[str], np.ndarray], classes: int) -> tuple[Confusion, np.ndarray]:
+    total, images = Confusion(classes), []
     for identifier in ids:
-        counts.add(decode_indices(truth.read(f"{identifier}.png")), predict(identifier), name=identifier)
-    return counts
+        image = Confusion(classes).add(decode_indices(truth.read(f"{identifier}.png")), predict(identifier), name=identifier)
+        total.merge(image)
+        images.append(margins(image.matrix))
+    return total, np.stack(images)

@@ -10,7 +10,7 @@ one histogram gives all rungs at once.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -122,7 +122,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def mined_rounds(ids: Sequence[str], truth: ArchiveReader, mined: ArchiveReader, labels: np.ndarray, *, rounds: int,
-                 processes: int = 0) -> list[Row]:
+                 void_as: VoidAs = "miss", processes: int = 0) -> list[Row]:
     """Scores of the regions mined up to each round: :meth:`RungCounts.rows` with ``round`` 1…``rounds`` in front.
 
     Parameters
@@ -130,22 +130,26 @@ def mined_rounds(ids: Sequence[str], truth: ArchiveReader, mined: ArchiveReader,
     truth : entries ``<id>.png``, masks.
     mined : entries ``<id>/<c>.png`` for the labelled classes, (H, W) uint8: the round that mined the pixel, 0 = none.
     labels : (N, C) bool, image labels of the ids.
+    void_as : what a pixel claimed by several classes counts as in the mean IoU.
     """
+    if not rounds:
+        return []
     counts = RungCounts.empty(rounds, labels.shape[1])
     work = partial(_count_mined, truth=truth, mined=mined, rounds=rounds, classes=labels.shape[1])
     for part in in_processes(work, _labelled(ids, labels), processes=processes):
         counts.merge(part)
-    return [{"round": number, **row} for number, row in enumerate(counts.rows()[::-1], 1)]
+    return [{"round": number, **row} for number, row in enumerate(counts.rows(void_as=void_as)[::-1], 1)]
 
 
 def threshold_curve(ids: Sequence[str], truth: ArchiveReader, heatmaps: Callable[[str], Mapping[int, np.ndarray]], classes: int, *,
-                    levels: int = 256, processes: int = 1) -> list[Row]:
+                    levels: int = 256, void_as: VoidAs = "miss", processes: int = 1) -> list[Row]:
     """Scores of one round's heatmaps under every threshold: the oracle baseline, since picking from it needs truth.
 
     Parameters
     ----------
     heatmaps : id → {class of the image's labels: (H, W) float32 in [0, 1], image frame, normalised by the erase rule}.
     levels : thresholds 0, 1/levels, …; a power of two makes them exact. A pixel is mined where its heat is above.
+    void_as : what a pixel claimed by several classes counts as in the mean IoU.
 
     Returns
     -------
@@ -155,25 +159,56 @@ def threshold_curve(ids: Sequence[str], truth: ArchiveReader, heatmaps: Callable
     work = partial(_count_heat, truth=truth, heatmaps=heatmaps, levels=levels, classes=classes)
     for part in in_processes(work, chunks(ids), processes=processes):
         counts.merge(part)
-    return [{"threshold": level / levels, **row} for level, row in enumerate(counts.rows())]
+    return [{"threshold": level / levels, **row} for level, row in enumerate(counts.rows(void_as=void_as))]
 
 
-def at_area(curve: Sequence[Mapping[str, float | int]], area: float) -> Row:
-    """The point of a threshold curve at an equal mined area: threshold, precision, recall and mean IoU, linear between rows.
+def at_equal(curve: Sequence[Mapping[str, float | int]], key: str, value: float) -> Row:
+    """The point of a threshold curve with a given area or recall: threshold, area, precision, recall and mean IoU, linear between rows.
 
-    Raises
-    ------
-    ValueError : no threshold of the curve mines that much or that little (NaN rows, nothing mined, are no points).
+    NaN throughout where no threshold of the curve reaches the value. Of rows that share it, as where a lower threshold adds
+    nothing but false pixels, the most precise stands for the baseline.
+
+    Parameters
+    ----------
+    key : ``area`` or ``recall``.
     """
-    points = sorted((row["area"], place) for place, row in enumerate(curve) if row["precision"] == row["precision"])
-    low, high = (points[0][0], points[-1][0]) if points else (float("nan"), float("nan"))
-    if not low <= area <= high:
-        raise ValueError(f"expected an area of the curve, {low:.4g} to {high:.4g}, got {area:.4g}")
-    # Of rows with equal areas (a threshold that changes nothing) the first will do.
-    areas, first = np.unique([point[0] for point in points], return_index=True)
-    rows = [curve[points[place][1]] for place in first]
-    return {"area": area, **{key: float(np.interp(area, areas, [row[key] for row in rows]))
-                             for key in ("threshold", "precision", "recall", "mean_iou")}}
+    points = sorted((row[key], -row["precision"], place) for place, row in enumerate(curve) if row["precision"] == row["precision"])
+    values, first = np.unique([point[0] for point in points], return_index=True)
+    rows = [curve[points[place][2]] for place in first]
+    reached = bool(len(values)) and values[0] <= value <= values[-1]
+    return {name: float(np.interp(value, values, [row[name] for row in rows])) if reached else float("nan")
+            for name in ("threshold", "area", "precision", "recall", "mean_iou")}
+
+
+def best_single(curve: Sequence[Mapping[str, float | int]]) -> Row:
+    """The highest mean IoU of a threshold curve and its threshold, the lowest of equal ones: an oracle, it is picked with the truth."""
+    best = max((row for row in curve if row["mean_iou"] == row["mean_iou"]), key=lambda row: row["mean_iou"], default=None)
+    return dict(best) if best else {"threshold": float("nan"), "mean_iou": float("nan"), "classes_counted": 0}
+
+
+def erasing_gains(rounds: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, float | int]]) -> list[dict[str, Any]]:
+    """What each round of erasing gains over one round with a lower threshold.
+
+    Parameters
+    ----------
+    rounds : rows of :func:`mined_rounds`.
+    curve : rows of :func:`threshold_curve` on the heatmaps of round 1 alone.
+
+    Returns
+    -------
+    One row per round: its own scores, those of the curve at the same area and at the same recall (NaN where the curve does
+    not reach), and the differences in precision.
+    """
+    table = []
+    for row in rounds:
+        area, recall = (at_equal(curve, key, row[key]) for key in ("area", "recall"))
+        table.append({
+            "round": row["round"], "area": row["area"], "precision": row["precision"], "recall": row["recall"], "miou": row["mean_iou"],
+            "single_precision_at_equal_area": area["precision"], "single_recall_at_equal_area": area["recall"],
+            "single_miou_at_equal_area": area["mean_iou"], "single_precision_at_equal_recall": recall["precision"],
+            "gain_precision_at_equal_area": row["precision"] - area["precision"],
+            "gain_precision_at_equal_recall": row["precision"] - recall["precision"]})
+    return table
 
 
 def part_recall(ids: Sequence[str], truth: ArchiveReader, mined: ArchiveReader, labels: np.ndarray, parts: Callable[[str], np.ndarray], *,

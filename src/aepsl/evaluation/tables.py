@@ -21,6 +21,15 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
     write_atomically(path, f"{text}\n".encode())
 
 
+def write_metrics(path: str | os.PathLike[str], numbers: Mapping[str, Any], how: Mapping[str, Any]) -> None:
+    """Write a metrics file: the numbers at its top level and, under ``how``, how they came about.
+
+    ``how`` becomes a list of one dictionary. DVC makes a column of every number and text, however deeply nested, but leaves lists
+    out: so `dvc metrics show` stays readable and everything is still in the same file.
+    """
+    write_json(path, {**numbers, "how": [how]})
+
+
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write rows of the same keys; floats with 6 significant digits, NaN and None as an empty cell.
 

@@ -11,7 +11,6 @@ from aepsl.data.archive import ArchiveReader, decode_indices
 from aepsl.data.index import read_index
 from aepsl.evaluation.bootstrap import METHOD, mean_and_interval
 from aepsl.evaluation.confusion import Counted, VoidAs, convention, coverage, evaluate_masks, mean_iou, pixel_accuracy
-from aepsl.evaluation.mining import mined_rounds
 from aepsl.evaluation.tables import confusion_rows, write_csv, write_metrics
 from aepsl.evaluation.truth import measured_on, with_truth, yardstick
 from aepsl.mining.record import read_rounds
@@ -21,12 +20,11 @@ from aepsl.segmentation.scores import read_scores, read_stride
 from stages import run
 
 PARAMS = ("mine", "merge", "segment.psl", "relabel", "predict", "refine", "evaluate")
-ROUND_COLUMNS = ("round", "final_loss", "mined_area", "new_area", "precision", "recall", "miou")
 Metrics = tuple[dict[str, Any], dict[str, Any]]  # numbers, and how they came about
 
 
 def main(p: Any, compute: Compute, *, index: str, truth: str, scores: str, predictions: str, merged: str, labels: str, mined: str, out: str) -> int:
-    everything, masks, record = read_index(index), ArchiveReader(truth), read_rounds(ArchiveReader(mined))
+    everything, masks, rounds = read_index(index), ArchiveReader(truth), len(read_rounds(ArchiveReader(mined)))
     names, void_as = ("background", *everything.classes), p.evaluate.void_as
     val, train = (with_truth(everything.split(name), masks) for name in ("val", "train"))
     on = partial(measured_on, everything, masks, void_as=void_as, processes=compute.processes)
@@ -37,13 +35,11 @@ def main(p: Any, compute: Compute, *, index: str, truth: str, scores: str, predi
     before = count(val.ids, predict=partial(coarse_mask, ArchiveReader(scores), sizes, read_stride(ArchiveReader(scores))))
     first = count(train.ids, predict=partial(stored_mask, ArchiveReader(merged)))
     last = None if labels == merged else count(train.ids, predict=partial(stored_mask, ArchiveReader(labels)))
-    regions = mined_rounds(train.ids, masks, ArchiveReader(mined), train.labels, rounds=len(record), void_as=void_as, processes=compute.processes)
 
     write_metrics(Path(out) / "val.json", *val_metrics(p, on("val"), names, refined, before))
-    write_metrics(Path(out) / "pseudo_labels.json", *label_metrics(p, on("train"), names, first, last, rounds=len(record)))
+    write_metrics(Path(out) / "pseudo_labels.json", *label_metrics(p, on("train"), names, first, last, rounds=rounds))
     write_csv(Path(out) / "per_class.csv", class_table(names, refined, before, first, last, void_as=void_as))
     write_csv(Path(out) / "confusion.csv", confusion_rows(refined.matrix, names), ("actual", "predicted"))
-    write_csv(Path(out) / "rounds.csv", rounds_table(record, regions), ROUND_COLUMNS)
     return len(val) + len(train)
 
 
@@ -96,14 +92,6 @@ def class_table(names: Sequence[str], refined: Counted, before: Counted, first: 
         for score, values in scores.items():
             columns[f"{split}_{score}" if score in ("pixels", "images") else key.format(score)] = values
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def rounds_table(record: list[dict[str, Any]], regions: list[Any]) -> list[dict[str, Any]]:
-    """One row per round: what its classifier reached, what was mined up to it, and how much of that is right."""
-    areas = [0.0, *(entry["mined_area"] for entry in record)]
-    rows = [{**entry, "new_area": entry["mined_area"] - area, "precision": row["precision"], "recall": row["recall"], "miou": row["mean_iou"]}
-            for entry, row, area in zip(record, regions, areas, strict=False)]
-    return [{column: row.get(column) for column in ROUND_COLUMNS} for row in rows]
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 from functools import partial
 from typing import Any
 
-from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices, encode_mask
-from aepsl.data.index import Index, read_index
-from aepsl.data.samples import read_mined
-from aepsl.mining.pseudo_labels import merge
+from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_mask
+from aepsl.data.index import read_index
+from aepsl.mining.pseudo_labels import background_thresholds, merge_stored
 from aepsl.parallel import in_processes
 from aepsl.params import Compute
 from aepsl.progress import progress
@@ -17,20 +16,18 @@ PARAMS = ("merge",)
 
 def main(p: Any, compute: Compute, *, index: str, mined: str, saliency: str, out: str) -> int:
     rows = read_index(index).split("train")
-    indoor_classes = [name in p.merge.indoor_classes for name in rows.classes]
-    below = [p.merge.background_below if (labels & indoor_classes).any() else p.merge.background_below_outdoors for labels in rows.labels]
-    work = partial(pseudo_label, rows, ArchiveReader(mined), ArchiveReader(saliency), below)
+    below = background_thresholds(rows, below=p.merge.background_below, indoor_classes=p.merge.indoor_classes,
+                                  below_outdoors=p.merge.background_below_outdoors)
+    work = partial(encoded_label, index=rows, mined=ArchiveReader(mined), saliency=ArchiveReader(saliency), background_below=below)
+    labels = in_processes(work, range(len(rows)), processes=compute.processes)
     with ArchiveWriter(out) as archive:
-        for identifier, data in zip(rows.ids, progress(in_processes(work, range(len(rows)), processes=compute.processes), total=len(rows),
-                                                       label="merge"), strict=True):
+        for identifier, data in zip(rows.ids, progress(labels, total=len(rows), label="merge"), strict=True):
             archive.add(f"{identifier}.png", data)
     return len(rows)
 
 
-def pseudo_label(rows: Index, mined: ArchiveReader, saliency: ArchiveReader, below: list[float], row: int) -> bytes:
-    regions = {label: region > 0 for label, region in read_mined(mined, rows, row).items()}
-    salient = decode_indices(saliency.read(f"{rows.ids[row]}.png")) / 255
-    return encode_mask(merge(regions, salient, background_below=below[row]))
+def encoded_label(row: int, **where: Any) -> bytes:
+    return encode_mask(merge_stored(row, **where))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ DEFINITIONS: dict[str, Any] = {name: stage.get("do", stage) for name, stage in P
 SHELL = {"stages/__init__.py", *(f"src/aepsl/{name}.py" for name in ("params", "errors", "progress", "parallel", "runtime"))}
 CHAINS = {"rounds", "last_round", "passes", "relabels", "last_pass"}  # they shape the graph; listing one would redo every round
 HIDDEN = {"data/truth.zip", "data/raw.zip"}  # raw.zip holds the masks too
-SCORING = {"evaluate", "oracle", "gallery"}
+SCORING = {"evaluate", "rounds", "oracle", "gallery"}
 GATE = "prepare"  # it parts the truth from the rest
 
 
@@ -275,14 +275,14 @@ def test_a_fourth_round_joins_the_chain(folder, shipped) -> None:
     assert {"data/mined/r3.zip", "data/weights/classify.pth"} <= set(grown["classify@r4"].deps)
     assert {"data/mined/r3.zip", "models/classifier/r4.pt"} <= set(grown["mine@r4"].deps)
     changed = {name for name in shipped if grown[name] != shipped[name]}
-    assert changed == {"merge", "stop", "evaluate", "oracle", "gallery"}
+    assert changed == {"merge", "stop", "evaluate", "rounds", "oracle", "gallery"}
     assert all("data/mined/r4.zip" in grown[name].deps and "data/mined/r3.zip" not in grown[name].deps for name in changed)
 
 
 @pytest.mark.parametrize("rounds", [PARAMS["rounds"], {"r1": "r0"}], ids=["rounds kept", "rounds removed"])
 def test_fewer_rounds_change_only_what_reads_the_last(folder, shipped, rounds: dict[str, str]) -> None:
     shrunk = resolve(folder, **TWO_PASSES, rounds=rounds, last_round="r1")
-    assert {name for name in shrunk if shrunk[name] != shipped[name]} == {"merge", "stop", "evaluate", "oracle", "gallery"}
+    assert {name for name in shrunk if shrunk[name] != shipped[name]} == {"merge", "stop", "evaluate", "rounds", "oracle", "gallery"}
     assert [path for path in shrunk["merge"].deps if path.startswith("data/mined/")] == ["data/mined/r1.zip"]
     assert upstream(shrunk, "data/predictions.zip").isdisjoint({"classify@r2", "mine@r2", "classify@r3", "mine@r3"})
 

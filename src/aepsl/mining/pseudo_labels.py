@@ -1,8 +1,12 @@
 """Pseudo-labels from mined regions and saliency (section 3.2)."""
 
+from collections.abc import Collection
+
 import numpy as np
 
-from aepsl.data.archive import VOID
+from aepsl.data.archive import VOID, ArchiveReader, decode_indices
+from aepsl.data.index import Index
+from aepsl.data.samples import read_mined
 
 
 def merge(mined: dict[int, np.ndarray], saliency: np.ndarray, *, background_below: float) -> np.ndarray:
@@ -29,3 +33,23 @@ def merge(mined: dict[int, np.ndarray], saliency: np.ndarray, *, background_belo
     pseudo[(claims == 1) & ~low] = label[(claims == 1) & ~low]
     pseudo[(claims == 0) & low] = 0
     return pseudo
+
+
+def background_thresholds(index: Index, *, below: float, indoor_classes: Collection[str], below_outdoors: float) -> list[float]:
+    """Saliency under which a pixel is background, per image: images with none of the indoor classes have their own."""
+    indoor = [name in indoor_classes for name in index.classes]
+    return [below if (labels & indoor).any() else below_outdoors for labels in index.labels]
+
+
+def merge_stored(row: int, *, index: Index, mined: ArchiveReader, saliency: ArchiveReader, background_below: list[float],
+                 rounds: int = 255) -> np.ndarray:
+    """:func:`merge` for one row of the index, from the regions mined up to round ``rounds``: (H, W) uint8.
+
+    Parameters
+    ----------
+    mined : entries ``<id>/<c>.png``, the round that mined the pixel, 0 = none.
+    saliency : entries ``<id>.png``, saliency times 255.
+    """
+    regions = {label: (region > 0) & (region <= rounds) for label, region in read_mined(mined, index, row).items()}
+    salient = decode_indices(saliency.read(f"{index.ids[row]}.png")) / 255
+    return merge(regions, salient, background_below=background_below[row])

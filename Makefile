@@ -1,5 +1,6 @@
 # make demo   environment + the whole pipeline on generated data + its scores
 # make test   environment + all tests
+# make validate ARCHIVE=my.tar.gz [IDS=test.txt]   an archive for the test server, made here or elsewhere
 # Needs git, a C++ compiler and Python 3.11 or 3.12; PYTHON=… names another interpreter.
 
 SUITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
@@ -9,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # An active environment of another project must not leak into the stages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench validate clean
 
 setup: .venv/ready
 
@@ -43,6 +44,10 @@ lint: setup
 
 bench: setup
 	@python -m benchmarks
+
+validate: setup
+	@test -n "$$ARCHIVE" || { echo "make: expected an archive: make validate ARCHIVE=my.tar.gz [IDS=list of the test ids, or an index.csv]"; exit 1; }
+	@python -m aepsl.evaluation.submission "$$ARCHIVE" --index data/index.csv $${IDS:+--ids "$$IDS"}
 
 clean:
 	rm -rf .venv scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis

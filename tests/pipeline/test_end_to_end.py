@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tarfile
 import zipfile
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ TINY: dict[str, Any] = {
        for key, value in (("network.width", 0.1), ("training.length", 1.0), ("training.batch", 4), ("training.crop", 49))},
     "refine.custom.iterations": 2, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1}}
 LABELLING = {"download", "prepare", "weights", "saliency", "start", "classify@r1", "mine@r1", "classify@r2", "mine@r2"}
-LEARNING = {"merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine"}
+LEARNING = {"merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine", "export"}
 SCORING = {"evaluate", "oracle", "gallery"}
 
 
@@ -247,7 +248,8 @@ def test_where_it_runs_changes_nothing(changed) -> None:
 
 def test_another_round_runs_that_round_and_what_follows(changed) -> None:
     changed.set({"rounds": {"r1": "r0", "r2": "r1", "r3": "r2"}, "last_round": "r3"})
-    assert would_run(changed) == {"classify@r3", "mine@r3", "merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine", *SCORING}
+    assert would_run(changed) == {"classify@r3", "mine@r3", "merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine", "export",
+                                    *SCORING}
 
 
 @pytest.mark.parametrize("rounds", [{"r1": "r0", "r2": "r1"}, {"r1": "r0"}], ids=["rounds kept", "rounds removed"])
@@ -266,7 +268,7 @@ def test_a_parameter_runs_its_stage_and_what_follows(changed) -> None:
 def test_a_changed_module_runs_the_stages_that_import_it(changed) -> None:
     with (changed / "src/aepsl/segmentation/crf.py").open("a") as file:
         file.write("# another line\n")
-    assert would_run(changed) == {"relabel@s2", "segment@s2", "predict", "refine", "evaluate", "gallery"}
+    assert would_run(changed) == {"relabel@s2", "segment@s2", "predict", "refine", "export", "evaluate", "gallery"}
 
 
 @pytest.mark.parametrize("psl", ["none", "true-labels"])
@@ -302,6 +304,8 @@ def test_a_folder_without_masks_runs_through_and_its_metrics_say_so(finished, ch
     assert all(content["how"][0]["images"] == 0 and content["how"][0]["truth_sha256"] is None for content in (val, labels, oracle))
     assert read_json(changed, "metrics/data.json")["masks"] == {"train": 0, "val": 0}
     assert "new one.png" in ArchiveReader(changed / "data/predictions.zip")
+    with tarfile.open(changed / "data/submission.tar.gz") as submission:
+        assert submission.getnames() == ["results/new one.png"]
     assert [row["precision"] for row in read_table(changed, "metrics/rounds.csv")] == ["", ""]
     assert all(float(row["mined_area"]) > 0 for row in read_table(changed, "metrics/rounds.csv"))
 

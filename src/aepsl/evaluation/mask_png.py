@@ -1,0 +1,75 @@
+"""What keeps a file from being a mask as test servers read it: a palette PNG of 8 bits, VOC's colours, a class in every pixel."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from aepsl.data.archive import VOID, voc_palette
+
+Size = tuple[int, int]  # width, height in pixels
+MOST_PIXELS = 1 << 26  # what has more, and is not known to have so many, is not decoded
+GREY, PALETTE = 0, 3
+KINDS = {GREY: "grey", 2: "RGB", PALETTE: "palette", 4: "grey with alpha", 6: "RGBA"}  # PNG's colour types
+# What Pillow raises on damaged files.
+PNG_FAULTS = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+def mask_png_faults(data: bytes, size: Size | None, highest: int) -> list[str]:
+    """Every fault of a file's bytes as a mask, one line each; empty where there is none.
+
+    Parameters
+    ----------
+    size : width and height of the image in pixels, None = unknown.
+    highest : the largest class number.
+    """
+    faults = []
+    try:
+        with _open(data) as image:
+            image.verify()  # the checksums of all chunks
+        if data[12:16] != b"IHDR":
+            raise ValueError("no header at its beginning")
+        width, height, bits, colours = struct.unpack(">IIBB", data[16:26])
+        if (bits, colours) != (8, PALETTE):
+            faults.append(f"expected a palette PNG of 8 bits, found {KINDS.get(colours, 'another kind')} of {bits} bits")
+        if size is not None and (width, height) != size:
+            faults.append(f"expected the size of its image, {size[0]}×{size[1]}, found {width}×{height}")
+        if (width, height) != size and width * height > MOST_PIXELS:
+            return [*faults, f"expected at most {MOST_PIXELS} pixels, found {width * height}"]
+        with _open(data) as image:
+            image.load()
+            if colours != PALETTE and (bits, colours) != (8, GREY):
+                return faults
+            counts = np.bincount(np.asarray(image, np.uint8).ravel(), minlength=256)  # (256,)
+            palette = image.getpalette() if colours == PALETTE else None
+    except UnidentifiedImageError:  # its own text names an address in memory
+        return ["expected a complete PNG, found a file of another kind or a damaged one"]
+    except PNG_FAULTS as error:
+        return [f"expected a complete PNG, found a damaged one ({error})"]
+    return [*faults, *([] if palette is None else _palette_faults(palette, counts)), *_value_faults(counts, highest)]
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=("PNG",))
+
+
+def _palette_faults(palette: list[int], counts: np.ndarray) -> list[str]:
+    """A palette may be shorter than VOC's as long as it has a colour for every value that occurs."""
+    found, expected = (list(zip(*[iter(values)] * 3, strict=True)) for values in (palette, voc_palette()))
+    for number, (has, wants) in enumerate(zip(found, expected, strict=False)):
+        if has != wants:
+            return [f"expected VOC's palette, found {has} instead of {wants} as colour {number}"]
+    last = int(np.flatnonzero(counts).max(initial=0))
+    return [f"expected VOC's palette, found its first {len(found)} colours only, and the value {last}"] if last >= len(found) else []
+
+
+def _value_faults(counts: np.ndarray, highest: int) -> list[str]:
+    faults = []
+    beyond = [value for value in np.flatnonzero(counts).tolist() if highest < value < VOID]
+    if beyond:
+        faults.append(f"expected values 0 to {highest}, found {', '.join(map(str, beyond))} in {counts[beyond].sum()} pixel(s)")
+    if counts[VOID]:
+        faults.append(f"expected a class in every pixel, found void, {VOID}, in {counts[VOID]} pixel(s): only the truth may leave pixels out")
+    return faults

@@ -1,0 +1,138 @@
+"""Archives for the PASCAL VOC test server: written, and checked before anyone waits a day for the server's answer.
+
+The server takes a .tar.gz that holds ``results/VOC2012/Segmentation/comp6_test_cls/<id>.png`` for every image of the test list: palette
+PNGs of 8 bits in VOC's colours with the values 0 to 20, each of its image's size. The check works on archives from anywhere:
+
+    python -m aepsl.evaluation.submission my.tar.gz --index data/index.csv --ids test.txt
+
+See :mod:`aepsl.evaluation.submission_check` for what is checked.
+"""
+
+import argparse
+import gzip
+import io
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aepsl.data import voc
+from aepsl.data.archive import encode_mask, write_atomically
+from aepsl.data.index import FIXED, read_index
+from aepsl.errors import AepslError, FaultList
+from aepsl.evaluation.mask_png import Size
+from aepsl.evaluation.submission_check import submission_faults
+
+VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
+DATE = 315_532_800  # 1980-01-01, as in the project's zips; some versions of tar warn of 0
+BY_LIST = "or name the list of test ids with --ids (make validate IDS=…)"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the masks of an archive lie, and the value that background and each class of the index have in them."""
+
+    folder: str
+    values: tuple[int, ...]
+
+    @property
+    def highest(self) -> int:
+        """The largest value of a mask."""
+        return max(self.values)
+
+
+VOC_LAYOUT = Layout(VOC_FOLDER, tuple(range(len(voc.CLASSES) + 1)))
+
+
+def layout_of(classes: Sequence[str]) -> Layout:
+    """The server's folder and numbers where the classes are VOC's 20, in whatever order; else ``results/`` and the order given."""
+    if set(classes) == set(voc.CLASSES):
+        return Layout(VOC_FOLDER, (0, *(voc.MASK_VALUES[name] for name in classes)))
+    return Layout("results", tuple(range(len(classes) + 1)))
+
+
+def write_submission(path: Path, ids: Iterable[str], mask_of: Callable[[str], np.ndarray], *, layout: Layout) -> None:
+    """Write the archive: complete or not at all, its bytes given by the masks alone.
+
+    Parameters
+    ----------
+    mask_of : gives the mask of an id, (H, W) uint8 in the numbering of the index, in its image's size.
+    """
+    numbers = np.arange(256, dtype=np.uint8)  # values that are no class stay what they are, for the check to find
+    numbers[:len(layout.values)] = layout.values
+    buffer = io.BytesIO()
+    with gzip.GzipFile("", "wb", fileobj=buffer, mtime=0) as compressed, \
+            tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for identifier in sorted(ids):
+            data = encode_mask(numbers[mask_of(identifier)])
+            member = tarfile.TarInfo(f"{layout.folder}/{identifier}.png")  # a fresh one belongs to nobody, mode 644
+            member.size, member.mtime = len(data), DATE
+            tar.addfile(member, io.BytesIO(data))
+    write_atomically(path, buffer.getvalue())
+
+
+def expected_images(ids: Path | None, index: Path | None) -> tuple[dict[str, Size | None], Layout]:
+    """The ids to expect with their images' sizes, and the layout.
+
+    Parameters
+    ----------
+    ids : a list, one id a line, or an index, of which the test split counts; None = the test split of ``index``.
+    index : sizes and classes for a list. One that knows none of the list's ids is of other data: then the layout is VOC's, and sizes are unknown.
+    """
+    source = ids or index
+    if source is None:
+        raise AepslError("expected a list of ids or an index, found neither; name one with --ids")
+    try:
+        text = source.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise AepslError(f"{source}: no such file" + ("" if ids else f"; `dvc repro prepare` makes the index, {BY_LIST}")) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AepslError(f"{source}: expected a text file in UTF-8 with one id a line, found {error}") from None
+    if ids is None or text.startswith(",".join(FIXED)):
+        test = read_index(source).split("test")
+        if not len(test):
+            raise AepslError(f"{source}: expected images of the split test, found none; {BY_LIST}")
+        return dict(zip(test.ids, map(_size, test.sizes), strict=True)), layout_of(test.classes)
+    listed = voc.parse_list(text)
+    faults = [f"id {identifier!r} is listed {count} times" for identifier, count in Counter(listed).items() if count > 1]
+    faults += [fault for identifier in dict.fromkeys(listed) if (fault := voc.id_fault(identifier))]
+    if faults or not listed:
+        raise FaultList(f"{source}: expected a list with one id a line", faults or ["found no id"])
+    rows = read_index(index) if index is not None and index.is_file() else None
+    known = {} if rows is None else dict(zip(rows.ids, map(_size, rows.sizes), strict=True))
+    layout = VOC_LAYOUT if rows is None or known.keys().isdisjoint(listed) else layout_of(rows.classes)
+    return {identifier: known.get(identifier) for identifier in listed}, layout
+
+
+def _size(row: np.ndarray) -> Size:
+    width, height = row.tolist()
+    return width, height
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check an archive from the command line: exit status 0 and a summary, or 1 and all faults."""
+    parser = argparse.ArgumentParser(prog="python -m aepsl.evaluation.submission", description="Check an archive for the test server.")
+    parser.add_argument("archive", type=Path, help=".tar.gz")
+    parser.add_argument("--index", type=Path, help="index.csv of the data set, with the images' sizes")
+    parser.add_argument("--ids", type=Path, help="list of the test ids, or another index.csv; default: the test split of --index")
+    given = parser.parse_args(arguments)
+    try:
+        sizes, layout = expected_images(given.ids, given.index)
+        faults = submission_faults(given.archive, sizes, folder=layout.folder, highest=layout.highest)
+        if faults:
+            raise FaultList(f"{given.archive}: {len(faults)} fault(s); the server would refuse or misread it", faults, shown=len(faults))
+    except AepslError as error:
+        print(error, file=sys.stderr)
+        return 1
+    measured = sum(size is not None for size in sizes.values())
+    unmeasured = "" if measured == len(sizes) else f" (not checked: the size of {len(sizes) - measured}, which the index does not have)"
+    print(f"{given.archive}: sound. {len(sizes)} masks in {layout.folder}/, values 0 to {layout.highest}{unmeasured}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """PASCAL VOC 2012 from archives in the published form, small ones built here: trainaug, masks of SBD, mirrors, faults."""
 
+import functools
 import hashlib
 import io
 import tarfile
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 from aepsl.data import voc, voc2012
 from aepsl.data.archive import ArchiveReader, decode_indices, encode_mask
+from aepsl.data.contents import read_contents
 from aepsl.data.index import read_index
 from aepsl.data.prepare import prepare
 from aepsl.errors import AepslError, FaultList
@@ -34,11 +37,14 @@ def class_mask(value: int) -> np.ndarray:
     return mask
 
 
-def mat(value: int) -> bytes:
-    """As SBD stores a mask: a struct GTcls with Segmentation, Boundaries, CategoriesPresent."""
+def mat(mask: Any, *, name: str = "GTcls", compressed: bool = True) -> bytes:
+    """As SBD stores a mask: a struct with Boundaries (a cell of one sparse matrix per class), Segmentation, CategoriesPresent."""
+    present = np.setdiff1d(mask, 0)
+    boundaries = np.empty((20, 1), object)
+    for number in range(1, 21):
+        boundaries[number - 1, 0] = csc_matrix(np.atleast_2d(np.equal(mask, number)).astype(float)) if np.ndim(mask) < 3 else 0
     buffer = io.BytesIO()
-    fields = {"Boundaries": np.zeros((20, 1)), "Segmentation": class_mask(value), "CategoriesPresent": value}
-    savemat(buffer, {"GTcls": fields}, do_compression=True)
+    savemat(buffer, {name: {"Boundaries": boundaries, "Segmentation": mask, "CategoriesPresent": present[:, None]}}, do_compression=compressed)
     return buffer.getvalue()
 
 
@@ -51,11 +57,13 @@ def trainval() -> dict[str, bytes]:
     return files | {f"{KIT}/SegmentationClass/2007_{number}.png": encode_mask(class_mask(CLASS[number])) for number in (1, 2, 8, 9)}
 
 
+@functools.cache
 def sbd() -> dict[str, bytes]:
     """SBD: train 2, 3 and 9, val 4 and 8; its masks say 20 (tvmonitor) everywhere, to be told from VOC's."""
     root = "benchmark_RELEASE/dataset"
     lists = {f"{root}/train.txt": b"2007_2\n2007_3\n2007_9\n", f"{root}/val.txt": b"2007_4\n2007_8\n"}
-    return lists | {f"{root}/cls/2007_{number}.mat": mat(20) for number in (2, 3, 4, 8, 9)} | {f"{root}/img/2007_3.jpg": b"not read"}
+    unread = {f"{root}/inst/2007_3.mat": mat(class_mask(7), name="GTinst"), f"{root}/img/2007_3.jpg": b"", f"{root}/cls/README": b""}
+    return lists | unread | {f"{root}/cls/2007_{number}.mat": mat(class_mask(20), compressed=number % 2 == 0) for number in (2, 3, 4, 8, 9)}
 
 
 def tar(path: Path, files: dict[str, bytes], mode: Any) -> str:
@@ -201,8 +209,85 @@ def test_an_archive_of_something_else_is_named(tmp_path: Path, archives: voc2012
         pack(tmp_path, rebuilt(archives, tmp_path, which, files, mode))
 
 
-def test_the_published_checksums_are_whole_and_every_archive_has_an_address() -> None:
+def test_the_archives_are_those_that_are_published() -> None:
     published = voc2012.Archives()
-    for archive in (published.trainval, published.test, published.sbd):
-        assert len(bytes.fromhex(archive.md5)) == 16
-        assert all(url.endswith(archive.name) for url in archive.urls)
+    assert published.trainval == voc2012.Published(
+        "VOCtrainval_11-May-2012.tar", ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+                                        "http://pjreddie.com/media/files/VOCtrainval_11-May-2012.tar"), "6cd6e144f989b92b3379bac3b3de84fd")
+    assert published.test == voc2012.Published(
+        "VOC2012test.tar", ("http://pjreddie.com/media/files/VOC2012test.tar",), "9065beb292b6c291fad82b2725749fda")
+    assert published.sbd == voc2012.Published(
+        "benchmark.tgz", ("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",),
+        "82b4d87ceb2ed10f6038a1cba92111cb")
+
+
+# ---- the masks of SBD
+
+
+TWO_CLASSES = np.array([[0, 5, 5, 0], [0, 5, 12, 12], [0, 0, 12, 255]], np.uint8)
+
+
+@pytest.mark.parametrize("compressed", [True, False], ids=["compressed", "plain"])
+@pytest.mark.parametrize("mask", [TWO_CLASSES, TWO_CLASSES[:1], TWO_CLASSES[:, :1], np.zeros((2, 2), np.uint8)], ids=["two", "row", "column", "none"])
+def test_a_mask_of_sbd_is_read_as_it_was_stored(mask: np.ndarray, compressed: bool) -> None:
+    found = voc2012.read_sbd_mask(mat(mask, compressed=compressed))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, mask)
+
+
+V73 = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n" + bytes(400)
+
+
+@pytest.mark.parametrize(("data", "said"), [
+    (V73, r"expected a MAT-file of version 5, found one of version 7\.3 \(HDF5\); save it with -v7"),
+    (V73[512:], r"version 7\.3"),
+    (V73[:512], "expected a complete MAT-file of version 5, found a damaged or foreign one"),
+    (b"", "found a damaged or foreign one"),
+    (b"<html>not found</html>" * 20, "found a damaged or foreign one"),
+    (mat(TWO_CLASSES, name="GTinst"), "expected a struct GTcls with a field Segmentation, found none"),
+    (mat(TWO_CLASSES.astype(float)), r"expected GTcls\.Segmentation \(H, W\) uint8, found \(3, 4\) float64"),
+    (mat(np.zeros((2, 3, 4), np.uint8)), r"uint8, found \(2, 3, 4\) uint8"),
+    (mat(TWO_CLASSES + 9), r"expected classes 0 to 20 in GTcls\.Segmentation, found \[21\]")],
+    ids=["v7.3", "HDF5", "header alone", "empty", "web page", "GTinst", "float", "three axes", "values"])
+def test_another_file_in_place_of_a_mask_is_explained(data: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        voc2012.read_sbd_mask(data)
+
+
+def test_a_struct_without_a_mask_is_explained() -> None:
+    buffer = io.BytesIO()
+    savemat(buffer, {"GTcls": TWO_CLASSES})
+    with pytest.raises(ValueError, match="expected a struct GTcls"):
+        voc2012.read_sbd_mask(buffer.getvalue())
+
+
+@pytest.mark.parametrize("compressed", [True, False], ids=["compressed", "plain"])
+def test_a_mask_cut_off_anywhere_is_explained(compressed: bool) -> None:
+    data = mat(TWO_CLASSES, compressed=compressed)
+    for length in range(0, len(data), len(data) // 40):
+        with pytest.raises(ValueError, match="^expected a "):
+            voc2012.read_sbd_mask(data[:length])
+
+
+def test_all_masks_of_sbd_that_cannot_be_read_are_named_and_nothing_is_left(tmp_path: Path, archives: voc2012.Archives) -> None:
+    root = "benchmark_RELEASE/dataset/cls"
+    files = sbd() | {f"{root}/2007_3.mat": V73, f"{root}/2007_4.mat": mat(class_mask(20))[:200], f"{root}/2007_9.mat": b"of val, not needed"}
+    with pytest.raises(FaultList, match=r"benchmark\.tgz: 2 mask\(s\) cannot be read") as caught:
+        pack(tmp_path, rebuilt(archives, tmp_path, "sbd", files, "w:gz"))
+    assert [fault.partition(": ")[0] for fault in caught.value.faults] == ["dataset/cls/2007_3.mat", "dataset/cls/2007_4.mat"]
+    assert not (tmp_path / "raw.zip").exists()
+
+
+def test_annotations_may_name_more_than_the_masks_show(tmp_path: Path, archives: voc2012.Archives) -> None:
+    """Image 3, a mask of SBD: dog and bottle in the mask, with a void pixel; its annotation names a chair too."""
+    mask = np.array([[0, 5, 5, 0, 0], [0, 5, 12, 12, 0], [0, 0, 12, 255, 0], [0] * 5], np.uint8)
+    objects = [(name, (1, 1, 2, 2)) for name in ("dog", "bottle", "chair", "chair")]
+    archives = rebuilt(archives, tmp_path, "trainval", trainval() | {f"{KIT}/Annotations/2007_3.xml": voc.format_annotation("", *SIZE, objects)}, "w")
+    archives = rebuilt(archives, tmp_path, "sbd", sbd() | {"benchmark_RELEASE/dataset/cls/2007_3.mat": mat(mask)}, "w:gz")
+    for labels, expected in (("xml", ["bottle", "chair", "dog"]), ("masks", ["bottle", "dog"])):
+        pack(tmp_path / labels, archives, labels=labels)
+        found = read_contents(tmp_path / labels / "raw.zip", lambda entries: [
+            np.unique(decode_indices(ArchiveReader(tmp_path / labels / "raw.zip").read(entry))).tolist() for entry in entries])
+        assert found.faults == []
+        assert sorted(set(found.labels["2007_3"] or ())) == expected
+        assert found.labels["2007_1"] == ["aeroplane"]  # a mask of VOC's own, and its annotation

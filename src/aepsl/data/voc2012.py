@@ -6,6 +6,7 @@ are VOC's; masks are VOC's own where there is one, and SBD's, converted, elsewhe
 
 import io
 import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,12 +15,17 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from aepsl.data import voc
-from aepsl.data.archive import ArchiveWriter, encode_mask
+from aepsl.data.archive import VOID, ArchiveWriter, encode_mask
 from aepsl.data.download import checksum_fault, fetch
 from aepsl.errors import AepslError, FaultList
 from aepsl.progress import progress
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+# What scipy raises on .mat files that are cut short or are none.
+MAT_FAULTS = (MatReadError, ValueError, TypeError, LookupError, OSError, EOFError, ArithmeticError, NotImplementedError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def _pack(out: Path, devkit: "_Devkit", test: "_Devkit | None", sbd: Path | None
                                    ((voc.IMAGES, "jpg"), (voc.ANNOTATIONS, "xml"), (voc.MASKS, "png")))
         tasks += [(image, devkit), (annotation, devkit)]
         if mask not in devkit.members and identifier in supplement:
-            converted[mask] = supplement[identifier]
+            converted[identifier] = supplement[identifier]
         else:
             tasks.append((mask, devkit))
     if test:
@@ -101,8 +107,16 @@ def _pack(out: Path, devkit: "_Devkit", test: "_Devkit | None", sbd: Path | None
         tasks.sort(key=lambda task: (task[1].file.name, task[1].members[task[0]].offset))
         for name, kit in progress(tasks, total=len(tasks), label="pack", unit="file"):
             archive.add(name, kit.read(name))
-        for name, content in progress(sorted(converted.items()), total=len(converted), label="convert SBD", unit="mask"):
-            archive.add(name, encode_mask(read_sbd_mask(content)))
+        faults = []
+        for identifier, content in progress(sorted(converted.items()), total=len(converted), label="convert SBD", unit="mask"):
+            try:
+                found = read_sbd_mask(content)
+            except ValueError as error:
+                faults.append(f"dataset/cls/{identifier}.mat: {error}")
+            else:
+                archive.add(f"{voc.MASKS}/{identifier}.png", encode_mask(found))
+        if faults:
+            raise FaultList(f"{sbd}: {len(faults)} mask(s) cannot be read; fetch the archive again", faults)
     return {split: len(ids) for split, ids in splits.items()}
 
 
@@ -175,7 +189,24 @@ def _read_sbd(file: Path) -> tuple[list[str], dict[str, bytes]]:
 
 
 def read_sbd_mask(data: bytes) -> np.ndarray:
-    """The class mask (H, W) uint8 of one of SBD's .mat files: GTcls.Segmentation, 0 = background, 1..20 = VOC's classes."""
+    """The class mask (H, W) uint8 of one of SBD's .mat files: GTcls.Segmentation, 0 = background, 1..20 = VOC's classes.
+
+    Raises
+    ------
+    ValueError : with expected and found: a file that is cut short, of MATLAB 7.3 (HDF5), or without such a mask.
+    """
+    if HDF5 in data[:1024]:
+        raise ValueError("expected a MAT-file of version 5, found one of version 7.3 (HDF5); save it with -v7")
     stream: Any = io.BytesIO(data)  # the stubs know paths only
-    content = loadmat(stream, squeeze_me=True, struct_as_record=False, variable_names=["GTcls"])
-    return np.ascontiguousarray(content["GTcls"].Segmentation, dtype=np.uint8)
+    try:
+        found = loadmat(stream, struct_as_record=False, variable_names=["GTcls"]).get("GTcls")
+    except MAT_FAULTS as error:
+        raise ValueError(f"expected a complete MAT-file of version 5, found a damaged or foreign one ({error})") from None
+    mask = getattr(found.flat[0], "Segmentation", None) if isinstance(found, np.ndarray) and found.size else None
+    if not isinstance(mask, np.ndarray):
+        raise ValueError("expected a struct GTcls with a field Segmentation, found none")
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise ValueError(f"expected GTcls.Segmentation (H, W) uint8, found {mask.shape} {mask.dtype}")
+    if strange := sorted(set(np.unique(mask).tolist()) - {0, VOID, *voc.MASK_VALUES.values()}):
+        raise ValueError(f"expected classes 0 to {len(voc.CLASSES)} in GTcls.Segmentation, found {strange}")
+    return np.ascontiguousarray(mask)

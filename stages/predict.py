@@ -24,7 +24,8 @@ def main(p: Any, compute: Compute, *, images: str, index: str, segmenter: str, o
     with ArchiveWriter(out) as archive:
         write_grid(archive, model.trunk.output_stride)
         for row in progress(range(len(rows)), total=len(rows), label="predict"):
-            probabilities, confidences = class_probabilities(model, photographs[row], scales=p.predict.scales, flip=p.predict.flip, device=device)
+            probabilities, confidences = class_probabilities(model, photographs[row], scales=p.predict.scales, flip=p.predict.flip, device=device,
+                                                             output=content["facts"]["output"])
             if content["facts"]["psl"] == "true-labels" and rows.labels[row].any():
                 probabilities = prohibit(probabilities, rows.labels[row])  # the variant that is told the truth, at test time too
             elif confidences is not None:

@@ -38,12 +38,12 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
         start_from_classifier(classifier, model)
     model.trunk.freeze(network.frozen_stages)
     terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight,
-                              online_from=p.segment.online_from)
+                              online_from=p.segment.online_from, output=p.segment.output)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),
                           workers=compute.workers, label=f"segment@{step}")
     write_csv(curve, rows_of_curve)
     save_model(out, model, network=network, classes=rows.classes,
-               facts={"pass": step, "psl": p.segment.psl, "final_loss": rows_of_curve[-1]["loss"]})
+               facts={"pass": step, "psl": p.segment.psl, "output": p.segment.output, "final_loss": rows_of_curve[-1]["loss"]})
     return round(rows_of_curve[-1]["epoch"] * len(rows))
 
 

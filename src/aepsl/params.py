@@ -177,6 +177,7 @@ class Segment(Group):
     network: Network
     start: Literal["weights", "classifier"]
     psl: Literal["none", "predicted", "true-labels"]
+    output: Literal["softmax", "linear"]
     classification_weight: NotNegative
     online_from: Probability
     training: Training

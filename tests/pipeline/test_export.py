@@ -56,7 +56,7 @@ def untrained(path: Path) -> None:
     network = Network(trunk="mobilenet_v2", output_stride=8, width=0.1, stages=3, weights="none", frozen_stages=0)
     torch.manual_seed(1)
     model = Segmenter(build_trunk(network.trunk, output_stride=8, width=0.1, stages=3), len(voc.CLASSES), with_classification=False)
-    save_model(path, model, network=network, classes=voc.CLASSES, facts={"pass": "s1", "psl": "none", "final_loss": 1.0})
+    save_model(path, model, network=network, classes=voc.CLASSES, facts={"pass": "s1", "psl": "none", "output": "softmax", "final_loss": 1.0})
 
 
 @pytest.fixture(scope="module")

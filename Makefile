@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # An active environment of another project must not leak into the stages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: setup demo test lint bench validate clean
+.PHONY: setup demo test lint bench validate ablation-rounds ablation-psl ablation-tables clean
 
 setup: .venv/ready
 
@@ -48,6 +48,21 @@ bench: setup
 validate: setup
 	@test -n "$$ARCHIVE" || { echo "make: expected an archive: make validate ARCHIVE=my.tar.gz [IDS=list of the test ids, or an index.csv]"; exit 1; }
 	@python -m aepsl.evaluation.submission "$$ARCHIVE" --index data/index.csv $${IDS:+--ids "$$IDS"}
+
+# The two ablations: queue the runs of either, `dvc exp run --run-all`, then collect. What is cached is not trained again.
+SEEDS ?= 1,2,3
+QUEUE = dvc exp run --queue -S seed=$(SEEDS)
+
+ablation-rounds: setup
+	@$(QUEUE) -S '++rounds.r4=r3' -S last_round=r1,r2,r3,r4 -S last_pass=s1 -S segment.psl=predicted evaluate oracle
+
+ablation-psl: setup
+	@$(QUEUE) -S last_round=r3 -S last_pass=s1 -S segment.psl=none,predicted,true-labels evaluate
+	@$(QUEUE) -S last_round=r3 -S '++relabels.s2=s1' -S 'passes=[s1,s2]' -S last_pass=s2 -S segment.psl=predicted evaluate
+	@$(QUEUE) -S last_round=r3 -S '++relabels.s2=s1' -S 'passes=[s1,s2,full]' -S 'oracles=[full]' -S last_pass=full -S segment.psl=none evaluate
+
+ablation-tables: setup
+	@python -m aepsl.evaluation.ablations --readme README.md --readme docs/reproducing.md
 
 clean:
 	rm -rf .venv scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -214,6 +214,36 @@ def test_passes_shrink_to_one(tmp_path):
     assert load(tmp_path, passes=["s1"], relabels={}, last_pass="s1").passes == ["s1"]
 
 
+@pytest.mark.parametrize("passes", [["s1", "full"], ["full"]])
+def test_a_pass_may_learn_from_an_oracle(tmp_path, passes):
+    assert load(tmp_path, oracles=["full"], passes=passes, last_pass="full").last_pass == "full"
+
+
+def test_an_oracle_stands_beside_relabelled_passes(tmp_path):
+    assert load(tmp_path, oracles=["full"], passes=["s1", "s2", "full"], relabels={"s2": "s1"}, last_pass="s2").oracles == ["full"]
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({"passes": ["s1", "full"], "last_pass": "full"}, [
+        "last_pass: expected s1 or one of [], found 'full'", "passes: expected s1 and every key of relabels ['s1'], found ['full', 's1']"]),
+    ({"oracles": ["full"], "passes": ["s1"]}, [
+        "passes: expected s1, every key of relabels and every one of oracles ['full', 's1'], found ['s1']"]),
+    ({"oracles": ["full"], "passes": ["full"]}, [  # s1 is to predict, so it is to be trained
+        "passes: expected s1, every key of relabels and every one of oracles ['full', 's1'], found ['full']"]),
+    ({"oracles": ["full"], "passes": ["s2", "full"], "relabels": {"s2": "s1"}, "last_pass": "full"}, [
+        "passes: expected s1, every key of relabels and every one of oracles ['full', 's1', 's2'], found ['full', 's2']"]),
+    ({"oracles": ["full"], "passes": ["s1", "s2", "full"], "relabels": {"s2": "full"}, "last_pass": "s2"}, [
+        "relabels.s2: expected the step before it to be s1 or one of ['s2'], found 'full'; add full or correct it"]),
+    ({"oracles": ["s1"]}, ["oracles: expected names that merge and relabel do not use, found 's1'"]),
+    ({"oracles": ["full", "full"], "passes": ["full"], "last_pass": "full"}, ["oracles: expected every name once, found ['full', 'full']"]),
+    ({"passes": ["s1", "s1"]}, ["passes: expected every name once, found ['s1', 's1']"]),
+    ({"oracles": [1]}, ["oracles.0: input should be a valid string, found 1"]),
+], ids=["unknown oracle", "oracle without a pass", "s1 missing", "s1 missing below s2", "relabelled by an oracle", "name taken", "oracle twice",
+        "pass twice", "no name"])
+def test_passes_and_oracles_must_fit(tmp_path, changes, expected):
+    assert faults(tmp_path, **changes) == expected
+
+
 def test_a_chain_is_followed_from_its_start():
     assert chain_to({"r3": "r2", "r1": "r0", "r2": "r1"}, "r0", "r3") == ["r1", "r2", "r3"]
     assert chain_to({"r1": "r0"}, "r0", "r0") == []

@@ -6,6 +6,7 @@ The meaning, unit and paper value of each key stand beside it in params.yaml.
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -233,6 +234,7 @@ class Params(Group):
     last_round: Name
     passes: Annotated[list[Name], Field(min_length=1)]
     relabels: dict[Name, Name]
+    oracles: list[Name]
     last_pass: Name
     data: Data
     saliency: Saliency
@@ -250,17 +252,19 @@ class Params(Group):
     def _chains(self) -> Self:
         faults = [
             *chain_faults("rounds", self.rounds, "r0", "last_round", self.last_round),
-            *chain_faults("relabels", self.relabels, "s1", "last_pass", self.last_pass),
+            *chain_faults("relabels", self.relabels, "s1", "last_pass", self.last_pass, beside=self.oracles),
+            *pass_faults(self.passes, self.relabels, self.oracles, self.last_pass),
         ]
-        if set(self.passes) != {"s1", *self.relabels}:
-            faults.append(f"passes: expected s1 and every key of relabels {sorted({'s1', *self.relabels})}, found {sorted(self.passes)}")
         if faults:
             raise ValueError("\n".join(faults))
         return self
 
 
-def chain_faults(key: str, chain: dict[str, str], start: str, last_key: str, last: str) -> list[str]:
-    """What is wrong with a chain ``{step: the step before it}`` that begins after ``start`` and is used up to ``last``."""
+def chain_faults(key: str, chain: dict[str, str], start: str, last_key: str, last: str, *, beside: Sequence[str] = ()) -> list[str]:
+    """What is wrong with a chain ``{step: the step before it}`` that begins after ``start`` and is used up to ``last``.
+
+    ``beside`` names what may be used in place of a step although it is no part of the chain.
+    """
     faults = []
     for step, before in chain.items():
         if step == start:
@@ -275,8 +279,24 @@ def chain_faults(key: str, chain: dict[str, str], start: str, last_key: str, las
                 at = chain[at]
             if at in seen:
                 faults.append(f"{key}.{step}: expected a chain that leads back to {start}, found a circle through {at}")
-    if last not in chain and last != start:
-        faults.append(f"{last_key}: expected {start} or one of {sorted(chain)}, found {last!r}")
+    if last not in {start, *chain, *beside}:
+        faults.append(f"{last_key}: expected {start} or one of {sorted({*chain, *beside})}, found {last!r}")
+    return faults
+
+
+def pass_faults(passes: Sequence[str], relabels: dict[str, str], oracles: Sequence[str], last: str) -> list[str]:
+    """What is wrong with the list of passes: every one needs a stage that makes its labels, and every such stage its pass.
+
+    s1 learns from merge, a key of ``relabels`` from relabel, one of ``oracles`` from the truth. Where an oracle is the ``last`` pass and
+    nothing is relabelled, s1 may be left out.
+    """
+    faults = [f"oracles: expected names that merge and relabel do not use, found {name!r}" for name in oracles if name in {"s1", *relabels}]
+    faults += [f"{key}: expected every name once, found {sorted(names)}"
+               for key, names in (("oracles", oracles), ("passes", passes)) if len(names) != len(set(names))]
+    needed = {"s1", *relabels, *oracles}
+    if set(passes) != needed and not (last in oracles and not relabels and set(passes) == set(oracles)):
+        sources = "s1, every key of relabels and every one of oracles" if oracles else "s1 and every key of relabels"
+        faults.append(f"passes: expected {sources} {sorted(needed)}, found {sorted(passes)}")
     return faults
 
 

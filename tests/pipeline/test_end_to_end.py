@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from aepsl.data.archive import ArchiveReader, decode_indices
+from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices
 from aepsl.data.index import read_index
 from aepsl.evaluation.truth import truth_digest
 
@@ -285,6 +285,35 @@ def test_the_other_ways_of_prohibiting_run_through(changed, psl: str) -> None:
         archive = ArchiveReader(changed / "data/predictions.zip")
         for identifier, labels in zip(val.ids, val.labels, strict=True):
             assert set(np.unique(decode_indices(archive.read(f"{identifier}.png")))) <= {0, *(np.flatnonzero(labels) + 1)}
+
+
+ORACLE_LABELS = "python -m stages.oracle_labels --step full --index data/index.csv --truth data/truth.zip --out data/labels/full.zip"
+
+
+def test_the_fully_supervised_bound_learns_from_the_true_masks(changed) -> None:
+    changed.set({"oracles": ["full"], "passes": ["full"], "relabels": {}, "last_pass": "full", "segment.psl": "none"})
+    succeed(changed.stages([ORACLE_LABELS, *(command.replace("s2", "full") for command in
+                                             commands(changed, "segment@s2", "predict", "refine", "evaluate"))]))
+    train = read_index(changed / "data/index.csv").split("train")
+    labels, truth = ArchiveReader(changed / "data/labels/full.zip"), ArchiveReader(changed / "data/truth.zip")
+    assert labels.names() == [f"{identifier}.png" for identifier in train.ids]
+    assert all(np.array_equal(decode_indices(labels.read(name)), decode_indices(truth.read(name))) for name in labels)
+    assert read_json(changed, "metrics/pseudo_labels.json")["relabelled_miou"] == 1
+    assert [row["pseudo_label_iou"] for row in read_table(changed, "metrics/per_class.csv")] == ["1"] * 6
+    assert 0 <= read_json(changed, "metrics/val.json")["miou"] <= 1
+
+
+def test_the_fully_supervised_bound_wants_every_mask(changed) -> None:
+    train, truth = read_index(changed / "data/index.csv").split("train"), ArchiveReader(changed / "data/truth.zip")
+    kept = [(f"{identifier}.png", truth.read(f"{identifier}.png")) for identifier in train.ids[1:]]
+    with ArchiveWriter(changed / "data/truth.zip") as archive:
+        for name, mask in kept:
+            archive.add(name, mask)
+    result = changed.call(*ORACLE_LABELS.split())
+    assert result.returncode == 1
+    assert "oracles: full: expected a true mask of every training image, found none of 1 out of 12; add the masks" in result.stderr
+    assert f"{train.ids[0]}.png" in result.stderr
+    assert not (changed / "data/labels/full.zip").exists()
 
 
 def test_a_folder_without_masks_runs_through_and_its_metrics_say_so(finished, changed) -> None:

@@ -23,10 +23,11 @@ DEFINITIONS: dict[str, Any] = {name: stage.get("do", stage) for name, stage in P
 
 # Not among the deps: they check, report and schedule, but cannot change an artefact; the parameters' values are tracked by params:.
 SHELL = {"stages/__init__.py", *(f"src/aepsl/{name}.py" for name in ("params", "errors", "progress", "parallel", "runtime"))}
-CHAINS = {"rounds", "last_round", "passes", "relabels", "last_pass"}  # they shape the graph; listing one would redo every round
+CHAINS = {"rounds", "last_round", "passes", "relabels", "oracles", "last_pass"}  # they shape the graph; listing one would redo every round
 HIDDEN = {"data/truth.zip", "data/raw.zip"}  # raw.zip holds the masks too
 SCORING = {"evaluate", "rounds", "oracle", "gallery"}
 GATE = "prepare"  # it parts the truth from the rest
+ORACLE = "oracle_labels"  # hands the truth to a pass named in oracles: none as shipped
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,17 @@ def shipped(tmp_path_factory) -> dict[str, Stage]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("shipped")
         patch.chdir(folder)
-        # With a second pass, which the shipped parameters leave out: so every stage of dvc.yaml is looked at.
+        # With a second pass, which the shipped parameters leave out: so every stage but the oracle's is looked at.
         return resolve(folder, **TWO_PASSES)
+
+
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory) -> dict[str, Stage]:
+    """Beside the passes of the method one that learns from the truth: every stage of dvc.yaml."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("supervised")
+        patch.chdir(folder)
+        return resolve(folder, **TWO_PASSES | {"passes": ["s1", "s2", "full"], "oracles": ["full"], "last_pass": "full"})
 
 
 # ---- weak supervision
@@ -111,6 +121,28 @@ def test_nothing_before_scoring_reads_the_truth(shipped) -> None:
     assert ancestors.isdisjoint(SCORING)
     readers = {stage.base for stage in shipped.values() if HIDDEN & set(stage.deps)}
     assert readers == {GATE, *SCORING}
+
+
+def test_an_oracle_is_the_only_way_from_the_truth_to_a_network(supervised) -> None:
+    assert set(leaks(supervised)) == {
+        "oracle_labels@full reads data/truth.zip, made by prepare", "segment@full reads data/labels/full.zip, made by oracle_labels@full",
+        "predict reads models/segmenter/full.pt, made by segment@full", "refine reads data/scores.zip, made by predict",
+        "export reads data/predictions.zip, made by refine"}
+    assert leaks({name: stage for name, stage in supervised.items() if stage.base != ORACLE}) == []
+    assert {stage.base for stage in supervised.values() if HIDDEN & set(stage.deps)} == {GATE, *SCORING, ORACLE}
+    assert all("oracle" in stage.name for stage in supervised.values() if "data/truth.zip" in stage.deps and stage.base not in SCORING)
+
+
+def test_naming_an_oracle_leaves_the_method_as_it_is(shipped, supervised) -> None:
+    assert set(supervised) - set(shipped) == {"oracle_labels@full", "segment@full"}
+    assert {name for name in shipped if supervised[name] != shipped[name]} == {"predict", "evaluate", "gallery"}
+
+
+def test_the_bound_alone_trains_no_other_segmenter(folder) -> None:
+    stages = resolve(folder, oracles=["full"], passes=["full"], relabels={}, last_pass="full")
+    made_of = upstream(stages, "data/predictions.zip")
+    assert {name for name in made_of if name.startswith(("segment", "relabel", "merge", "oracle"))} == {"oracle_labels@full", "segment@full"}
+    assert not made_of & {"classify@r2", "classify@r3", "saliency"}
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
@@ -215,11 +247,11 @@ def test_every_stage_has_one_file_and_every_file_is_a_stage() -> None:
 
 
 @pytest.mark.parametrize("stage", DEFINITIONS)
-def test_declared_parameters_and_options_are_those_of_the_stage(stage: str, shipped) -> None:
+def test_declared_parameters_and_options_are_those_of_the_stage(stage: str, supervised) -> None:
     params, options, arguments = literals(stage)
     assert sorted(DEFINITIONS[stage].get("params", ())) == sorted(params)
     assert sorted(argument.replace("_", "-") for argument in arguments) == sorted(options)
-    for resolved in shipped.values():
+    for resolved in supervised.values():
         if resolved.base == stage:
             assert sorted(resolved.options) == sorted(options), resolved.cmd
 
@@ -238,16 +270,16 @@ def test_every_parameter_is_tracked_except_where_and_how_long_to_run(shipped) ->
             value = value[key]
 
 
-def test_every_output_is_made_once_and_every_input_is_made_or_given(shipped) -> None:
-    outs = [out for stage in shipped.values() for out in stage.outs]
+def test_every_output_is_made_once_and_every_input_is_made_or_given(supervised) -> None:
+    outs = [out for stage in supervised.values() for out in stage.outs]
     assert len(outs) == len(set(outs))
-    for stage in shipped.values():
+    for stage in supervised.values():
         for path in stage.deps:
             assert path in outs or (ROOT / path).exists(), f"{stage.name}: {path} is made by no stage"
 
 
-def test_commands_name_exactly_the_artefacts_declared(shipped) -> None:
-    for stage in shipped.values():
+def test_commands_name_exactly_the_artefacts_declared(supervised) -> None:
+    for stage in supervised.values():
         given = {PARAMS["data"]["path"]} if stage.name == "download" else set()
         inputs = {path for path in stage.deps if not path.startswith(("src/", "stages/"))} - given
         paths = {value for option, value in stage.options.items() if option != "step"}

@@ -1,0 +1,244 @@
+"""The paper's two ablations as data: mIoU by rounds of erasing and by ways of prohibiting, over seeds, beside the paper's figures.
+
+    python -m aepsl.evaluation.ablations                     # collect DVC's finished experiments, print the tables
+    python -m aepsl.evaluation.ablations --runs DIR          # and plain folders that hold params.yaml and metrics/
+    python -m aepsl.evaluation.ablations --readme README.md  # and put the tables between its markers
+
+Rows go to rounds.csv, psl.csv and per_class.csv; those of other data sets, variants and seeds stay. settings.json says under which
+parameters the rows of a data set were measured: rows of other settings are refused, never mixed in.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aepsl.data.archive import write_atomically
+from aepsl.errors import AepslError, FaultList
+from aepsl.evaluation.ablation_tables import VARIANTS, Key, Row, Table, in_order, key, markdown, read, with_tables, write
+from aepsl.evaluation.experiments import Found, Run, dvc_experiments, folder_runs
+from aepsl.params import chain_to
+
+# What the ablations vary, and compute, which never changes a result.
+VARIED = ("seed", "rounds", "last_round", "passes", "relabels", "oracles", "last_pass", "segment.psl", "compute")
+
+
+# ---- a run -> its rows
+
+
+def variants(params: Mapping[str, Any]) -> dict[str, str]:
+    """The tables a run belongs to and its line in each; empty where it is no line of any.
+
+    The rounds are compared with PSL, the ways of prohibiting after three rounds, and the fully supervised bound knows no rounds.
+    """
+    psl, oracles, last = params["segment"]["psl"], params.get("oracles", ()), params["last_pass"]
+    if last in oracles:
+        return {"psl": "fully-supervised"} if psl == "none" else {}
+    rounds = len(chain_to(params["rounds"], "r0", params["last_round"]))
+    passes = 1 + len(chain_to(params["relabels"], "s1", last))
+    found = {"rounds": f"r{rounds}"} if (psl, passes) == ("predicted", 1) and f"r{rounds}" in VARIANTS["rounds"] else {}
+    way = {("none", 1): "off", ("predicted", 1): "on", ("predicted", 2): "psl++", ("true-labels", 1): "true-labels"}.get((psl, passes))
+    return found | ({"psl": way} if rounds == 3 and way else {})
+
+
+def data_name(params: Mapping[str, Any]) -> str:
+    """shapes, voc2012, or the name of the user's folder: the first of its path that is not VOC's own."""
+    if params["data"]["source"] != "folder":
+        return str(params["data"]["source"])
+    path = Path(params["data"]["path"])
+    return path.parent.name if path.name == "VOC2012" and path.parent.name else path.name
+
+
+def settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything else that two runs must share to stand in one table, by dotted path; of data.path, which differs between machines, the name."""
+    flat = {path: value for path, value in _flat(params) if not any(path == name or path.startswith(f"{name}.") for name in VARIED)}
+    return flat | {"data.path": data_name(params)}
+
+
+def _flat(group: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in group.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def as_row(run: Run, data: str, variant: str) -> Row:
+    """A line of rounds.csv or psl.csv. The fully supervised bound learns from no pseudo-labels: an empty cell."""
+    labels = None if variant == "fully-supervised" else run.scores.get("pseudo_label_miou")
+    return {"data": data, "variant": variant, "seed": run.params["seed"], "pseudo_label_miou": _percent(labels),
+            "miou": _percent(run.scores["miou"])}
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)  # what the files hold, so that tables do not depend on having been read
+
+
+def differences(named: Sequence[tuple[str, Mapping[str, Any]]], ignore: Sequence[str] = ()) -> list[str]:
+    """One line for each parameter that is not the same in all (name of a run, its settings), with its values and who has them."""
+    faults = []
+    for path in sorted({path for _, values in named for path in values} - set(ignore)):
+        owners: dict[str, list[str]] = {}
+        for name, values in named:
+            owners.setdefault(_written(values[path]) if path in values else "no such parameter", []).append(name)
+        if len(owners) > 1:
+            faults.append(f"{path}: " + "; ".join(
+                f"{value} in {len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" for value, names in owners.items()))
+    return faults
+
+
+def _written(value: Any) -> str:
+    """A value as text, the same for 8 and 8.0, which are the same to the pipeline."""
+    def number(text: str) -> float:
+        return int(float(text)) if float(text).is_integer() else float(text)
+
+    return json.dumps(json.loads(json.dumps(value, default=str), parse_float=number), ensure_ascii=False)
+
+
+# ---- runs -> rows
+
+
+def collect(found: Found, *, data: str | None = None, where: Mapping[str, Any] | None = None, ignore: Sequence[str] = ()) -> tuple[Table, list[str]]:
+    """The rows of finished runs, and one line for every run that gives none.
+
+    Parameters
+    ----------
+    data : name of the data set of all of them, in place of what their parameters say.
+    where : parameters, by dotted path, and the value that a run must have.
+    ignore : parameters, by dotted path, that may differ.
+
+    Raises
+    ------
+    FaultList : runs of one data set differ in more than the ablations vary.
+    """
+    notes = list(found.left_out)
+    usable: list[tuple[Run, str, dict[str, str]]] = []
+    for run in found.runs:
+        try:
+            lines, name = variants(run.params), data or data_name(run.params)
+            seed, values = run.params["seed"], dict(_flat(run.params))
+        except (KeyError, TypeError, AttributeError) as error:
+            notes.append(f"{run.name}: its parameters are not those of this pipeline (no {error})")
+            continue
+        if any(path not in values or _written(values[path]) != _written(value) for path, value in (where or {}).items()):
+            notes.append(f"{run.name}: not among those asked for (--where)")
+        elif not lines:
+            notes.append(f"{run.name}: its rounds, passes and segment.psl are no line of a table")
+        elif twin := _same_scores(run, lines, seed, found):
+            notes.append(f"{run.name}: has every score of {twin} although it is another variant or seed: evaluate has not run in it; run it again")
+        else:
+            usable.append((run, name, lines))
+
+    newest: dict[tuple[str, Key], Run] = {}
+    for run, name, lines in sorted(usable, key=lambda entry: (entry[0].created, entry[0].name)):
+        for table, variant in lines.items():
+            place = table, (name, variant, int(run.params["seed"]))
+            if place in newest:
+                notes.append(f"{newest[place].name}: {name}, {variant}, seed {place[1][2]} was run again; the newer {run.name} counts")
+            newest[place] = run
+    collected = Table()
+    for name in sorted({name for _, (name, _, _) in newest}):
+        runs = {id(run): run for (_, (at, _, _)), run in newest.items() if at == name}.values()  # a run may be a line of two tables
+        chosen = [(run.name, settings(run.params) | {"data.path": name}) for run in runs]
+        if faults := differences(chosen, ignore):
+            raise FaultList(f"runs of {name!r} differ in more than the ablations vary; choose with --where KEY=VALUE, or say with --ignore KEY that "
+                            "it does not matter", faults)
+        collected.settings[name] = chosen[-1][1]
+    for (table, (name, variant, seed)), run in newest.items():
+        collected.rows[table].append(as_row(run, name, variant))
+        if table == "psl":
+            collected.classes += [{"data": name, "variant": variant, "seed": seed, "class": label, "iou": _percent(iou)}
+                                  for label, iou in run.classes.items()]
+    return in_order(collected), list(dict.fromkeys(notes))
+
+
+def _same_scores(run: Run, lines: Mapping[str, str], seed: Any, found: Found) -> str | None:
+    """An earlier run or commit with the very same scores but of another variant or seed: metrics in git outlive the run they came from."""
+    for other in (*found.commits, *found.runs):
+        try:
+            differs = (variants(other.params), other.params["seed"]) != (lines, seed)
+        except (KeyError, TypeError, AttributeError):
+            continue
+        if differs and other.scores == run.scores and (other.created, other.name) < (run.created, run.name):
+            return other.name
+    return None
+
+
+def merged(old: Table, new: Table, ignore: Sequence[str] = ()) -> Table:
+    """Old rows with new ones in place of those of the same data set, variant and seed.
+
+    Raises
+    ------
+    FaultList : old rows of a data set would stay that were measured under other settings.
+    """
+    for data, values in new.settings.items():
+        stay = old.places(data) - new.places(data)
+        if stay and data in old.settings and (faults := differences([("the rows there", old.settings[data]), ("these runs", values)], ignore)):
+            raise FaultList(f"{len(stay)} rows of {data!r} are already there under other parameters and would stay; write to another --out, give the "
+                            "data another --data name, remove those rows, or say with --ignore KEY that it does not matter", faults)
+    replaced = {place for _, place in new.places()}
+    return in_order(Table(
+        {name: [row for row in old.rows[name] if (name, key(row)) not in new.places()] + new.rows[name] for name in VARIANTS},
+        [row for row in old.classes if key(row) not in replaced] + new.classes, old.settings | new.settings))
+
+
+# ---- command line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m aepsl.evaluation.ablations", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, action="append", metavar="DIR", help="collect the runs in this folder's sub-folders, not DVC's")
+    parser.add_argument("--rev", help="collect the experiments that started from this commit, not from HEAD")
+    parser.add_argument("--show", action="store_true", help="collect nothing, show what is there")
+    parser.add_argument("--data", help="name of the data set of all runs collected")
+    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="collect only runs with this parameter")
+    parser.add_argument("--ignore", action="append", default=[], metavar="KEY", help="a parameter that may differ")
+    parser.add_argument("--out", type=Path, default=Path("metrics/ablations"), help="folder of the tables (default: %(default)s)")
+    parser.add_argument("--readme", type=Path, action="append", default=[], metavar="FILE", help="put the tables between its markers")
+    options = parser.parse_args(arguments)
+    try:
+        if options.show and (options.runs or options.rev):
+            raise AepslError("--show: expected no --runs and no --rev beside it, because it collects nothing")
+        table = read(options.out)
+        if not options.show:
+            found = [folder_runs(folder) for folder in options.runs] if options.runs else [dvc_experiments(Path(), options.rev)]
+            everything = Found(*([item for part in found for item in getattr(part, name)] for name in ("runs", "left_out", "commits")))
+            new, notes = collect(everything, data=options.data, where=dict(map(_condition, options.where)), ignore=options.ignore)
+            for note in notes:
+                print(f"left out: {note}", file=sys.stderr)
+            table = merged(table, new, options.ignore)
+            print(f"{len(new.places())} rows collected, {len(table.places())} in {options.out}", file=sys.stderr)
+        tables = markdown(table)
+        # Everything is checked before anything is written.
+        texts = {path: with_tables(path.read_text(encoding="utf-8"), tables, str(path)) for path in options.readme if _there(path)}
+        if not options.show and new.places():
+            write(table, options.out)
+        for path, text in texts.items():
+            write_atomically(path, text.encode())
+    except AepslError as error:
+        print(f"ablations: {error}", file=sys.stderr)
+        return 1
+    print("\n\n".join(tables.values()))
+    return 0
+
+
+def _condition(text: str) -> tuple[str, Any]:
+    path, separator, value = text.partition("=")
+    if not separator:
+        raise AepslError(f"--where {text}: expected KEY=VALUE, such as classify.training.crop=97")
+    return path, yaml.safe_load(value)
+
+
+def _there(path: Path) -> bool:
+    if not path.is_file():
+        raise AepslError(f"--readme {path}: no such file")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,10 +53,10 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
                           workers=compute.workers, label=f"classify@{step}")
     write_csv(curve, rows_of_curve)
     unseen = as_erased(held_out)
-    held = held_out_accuracy(model, map(unseen.__getitem__, range(len(unseen))), held_out.labels, scale=math.sqrt(math.prod(settings.scale)),
-                             device=device)
+    scale = math.sqrt(math.prod(settings.scale))
+    held = held_out_accuracy(model, map(unseen.__getitem__, range(len(unseen))), held_out.labels, scale=scale, device=device)
     save_model(out, model, network=network, classes=rows.classes,
-               facts={"round": step, "final_loss": rows_of_curve[-1]["loss"], "held_out_images": len(held_out),
+               facts={"round": step, "final_loss": rows_of_curve[-1]["loss"], "scale": scale, "held_out_images": len(held_out),
                       "held_out_accuracy": held and held.accuracy, "chance": held and held.chance})
     return round(rows_of_curve[-1]["epoch"] * len(rows))
 

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_grey
 from aepsl.data.index import read_index
 from aepsl.data.samples import ErasedPhotographs, read_mined
-from aepsl.mining.heatmaps import class_heatmaps, mine, still_confident
+from aepsl.mining.heatmaps import class_heatmaps, mine, whole_image_logits
 from aepsl.mining.record import read_rounds, write_rounds
 from aepsl.networks.classifier import label_probabilities
 from aepsl.networks.files import load_classifier
@@ -30,18 +29,22 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
     model, content = load_classifier(classifier, device)
     rounds = read_rounds(before)
     number = len(rounds) + 1
-    further = p.mine.further_rounds
-    threshold, least = (p.mine.threshold, 0.0) if number == 1 else (further.threshold or p.mine.threshold, further.confidence)
+    further, first = p.mine.further_rounds, number == 1
+    threshold = p.mine.threshold if first or further.threshold is None else further.threshold
     area = 0.0
     with ArchiveWriter(out) as archive:
         for row in progress(range(len(rows)), total=len(rows), label=f"mine@{step}"):
             mined = read_mined(before, rows, row)
             if mined:
-                heatmaps, logits = class_heatmaps(model, photographs[row], list(mined), scales=p.mine.scales, flip=p.mine.flip, device=device)
-                confidences = label_probabilities(torch.from_numpy(logits)[None], p.classify.output)[0].numpy()
-                confident = still_confident(confidences, list(mined), least=least)
-                places = [list(mined).index(label) for label in confident]
-                mined |= mine(heatmaps[places], {label: mined[label] for label in confident}, number, rule=p.mine.rule, threshold=threshold)
+                image, asked = photographs[row], list(mined)
+                if not first and further.confidence:
+                    # Once an object is erased its classifier doubts the class, and the heatmap that is left points at context.
+                    logits = whole_image_logits(model, image, scale=content["facts"]["scale"], device=device)
+                    confidences = label_probabilities(logits[None], p.classify.output)[0]
+                    asked = [label for label in asked if confidences[label - 1] >= further.confidence]
+                if asked:
+                    heatmaps = class_heatmaps(model, image, asked, scales=p.mine.scales, flip=p.mine.flip, device=device)
+                    mined |= mine(heatmaps, {label: mined[label] for label in asked}, number, rule=p.mine.rule, threshold=threshold)
                 area += float(np.mean(np.logical_or.reduce([region > 0 for region in mined.values()])))
             for label, region in mined.items():
                 archive.add(f"{rows.ids[row]}/{label}.png", encode_grey(region))

@@ -49,7 +49,7 @@ def main(p: Any, compute: Compute, *, raw: str, images: str, index: str, truth: 
     def heatmaps(identifier: str) -> dict[int, np.ndarray]:
         row = rows[identifier]
         classes = (np.flatnonzero(train.labels[row]) + 1).tolist()
-        raw_maps, _ = class_heatmaps(model, photographs[row], classes, scales=p.mine.scales, flip=p.mine.flip, device=device)
+        raw_maps = class_heatmaps(model, photographs[row], classes, scales=p.mine.scales, flip=p.mine.flip, device=device)
         return dict(zip(classes, normalise_heatmaps(raw_maps, p.mine.rule), strict=True))
 
     curve = threshold_curve(train.ids, masks, heatmaps, len(train.classes), void_as=void_as)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from aepsl.mining.heatmaps import class_heatmaps, mine, normalise_heatmaps, still_confident
+from aepsl.mining.heatmaps import class_heatmaps, mine, normalise_heatmaps, whole_image_logits
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.trunks import PREPROCESSING, Preprocessing, Trunk
 
@@ -42,7 +42,7 @@ def classifier(stride: int = 1, shift: int = 0) -> Classifier:
 
 
 def heatmaps(model: Classifier, image: np.ndarray, classes=(1, 2), *, scales=(1.0,), flip=False) -> np.ndarray:
-    return class_heatmaps(model, image, classes, scales=scales, flip=flip, device=CPU)[0]
+    return class_heatmaps(model, image, classes, scales=scales, flip=flip, device=CPU)
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -201,23 +201,9 @@ def test_rounds_only_add(seed, classes, rule, threshold):
         mined = after
 
 
-def test_the_logits_of_the_whole_image_come_with_its_heatmaps():
+def test_the_logits_of_a_whole_image_are_those_of_the_resized_image():
     model = classifier()
-    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    _, logits = class_heatmaps(model, image, [2], scales=[1.0], flip=False, device=CPU)
-    expected = model(torch.from_numpy(image).permute(2, 0, 1)[None].float())[0].detach()
-    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-5, atol=1e-3)
-    # A mirrored copy of this model says the same, so the mean over both does too.
-    _, both = class_heatmaps(model, image, [2], scales=[1.0], flip=True, device=CPU)
-    np.testing.assert_allclose(both, logits, rtol=1e-5)
-
-
-def test_a_class_is_mined_while_it_keeps_its_share_of_the_image():
-    confidences = np.array([0.5, 0.36, 0.14], np.float32)
-    # Three labels: the target is 1/3 each, so the shares are 1.5, 1.08 and 0.42.
-    assert still_confident(confidences, [1, 2, 3], least=1.0) == [1, 2]
-    assert still_confident(confidences, [1, 2, 3], least=1.2) == [1]
-    assert still_confident(confidences, [1, 2, 3], least=0.4) == [1, 2, 3]
-    # One label: the target is 1.
-    assert still_confident(confidences, [1], least=0.6) == []
-    assert still_confident(np.array([0.0, 1.0]), [1, 2], least=0.0) == [1, 2]
+    image = np.full((6, 8, 3), (10, 20, 40), np.uint8)
+    for scale in (1.0, 0.5, 0.01):  # one colour is the same at any scale, down to a single pixel
+        logits = whole_image_logits(model, image, scale=scale, device=CPU)
+        np.testing.assert_allclose(logits, [10 + 2 * 20 + 100, 3 * 40 - 20 + 100], rtol=1e-5)

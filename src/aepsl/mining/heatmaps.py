@@ -13,23 +13,22 @@ from aepsl.networks.trunks import normalise
 
 
 def class_heatmaps(model: Classifier, image: np.ndarray, classes: Sequence[int], *, scales: Sequence[float], flip: bool,
-                   device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Heatmaps of the given classes in the frame of the image, before normalisation, and what the classifier makes of the whole image.
+                   device: torch.device) -> np.ndarray:
+    """Heatmaps of the given classes in the frame of the image, before normalisation.
 
     Parameters
     ----------
     image : (H, W, 3) uint8 RGB, mined regions already erased.
     classes : K class numbers, from 1.
-    scales, flip : resized and mirrored copies whose heatmaps and logits are averaged; ``[1.0]``, False = the paper's.
+    scales, flip : resized and mirrored copies whose heatmaps are averaged; ``[1.0]``, False = the paper's.
 
     Returns
     -------
-    heatmaps (K, H, W) float32, and class logits (C,) float32.
+    (K, H, W) float32.
     """
     height, width = image.shape[:2]
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
     total = torch.zeros(len(classes), height, width, device=device)
-    logits = torch.zeros_like(model.fc.bias)
     rows = torch.tensor(list(classes), device=device) - 1
     with torch.inference_mode():
         inputs = normalise(pixels, model.trunk.preprocessing)
@@ -37,13 +36,10 @@ def class_heatmaps(model: Classifier, image: np.ndarray, classes: Sequence[int],
             size = max(1, round(height * scale)), max(1, round(width * scale))
             scaled = inputs if size == (height, width) else F.interpolate(inputs, size, mode="bilinear", align_corners=False)
             for view in (scaled, scaled.flip(3)) if flip else (scaled,):
-                grid = model.heatmaps(view.contiguous(memory_format=torch.channels_last))
-                logits = logits + grid.mean((0, 2, 3)) + model.fc.bias  # the mean of a map and the bias are its class's logit
-                maps = from_grid(grid[:, rows], size, model.trunk.output_stride)
+                maps = from_grid(model.heatmaps(view.contiguous(memory_format=torch.channels_last))[:, rows], size, model.trunk.output_stride)
                 maps = maps.flip(3) if view is not scaled else maps
                 total += _to_size(maps, (height, width))[0]
-    views = len(scales) * (1 + flip)
-    return (total / views).cpu().numpy(), (logits / views).cpu().numpy()
+    return (total / (len(scales) * (1 + flip))).cpu().numpy()
 
 
 def _to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -62,18 +58,14 @@ def normalise_heatmaps(heatmaps: np.ndarray, rule: str) -> np.ndarray:
     return np.where(points, np.clip(heatmaps - base, 0, None) / np.where(points, high - base, 1), 0).astype(np.float32)
 
 
-def still_confident(confidences: np.ndarray, classes: Sequence[int], *, least: float) -> list[int]:
-    """The classes that an image may still be mined for: those whose confidence reaches a share of its target 1/‖y‖₁.
-
-    Once an object is erased, its classifier doubts the class, and the heatmap that is left points at context.
-
-    Parameters
-    ----------
-    confidences : (C,) p of the image as erased so far.
-    classes : K class numbers of the image, from 1.
-    least : 1 = at least the target; 0 = all classes, as in the paper.
-    """
-    return [number for number in classes if confidences[number - 1] * len(classes) >= least]
+def whole_image_logits(model: Classifier, image: np.ndarray, *, scale: float, device: torch.device) -> Tensor:
+    """Class logits (C,) of an image (H, W, 3) uint8 RGB resized by ``scale``: best the middle of the scales it was trained on."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
+    size = [max(1, round(side * scale)) for side in pixels.shape[2:]]
+    with torch.inference_mode():
+        inputs = F.interpolate(normalise(pixels, model.trunk.preprocessing), size, mode="bilinear", align_corners=False)
+        logits: Tensor = model(inputs.contiguous(memory_format=torch.channels_last))[0]
+    return logits
 
 
 def mine(heatmaps: np.ndarray, mined: dict[int, np.ndarray], number: int, *, rule: str, threshold: float) -> dict[int, np.ndarray]:

@@ -11,10 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from aepsl.mining.heatmaps import whole_image_logits
 from aepsl.networks.classifier import Classifier
-from aepsl.networks.trunks import normalise
 
 KEPT = 0.5  # share of round 1's margins that a useful round keeps
 LEAST_AREA = 0.005  # share of the pixels that a useful round adds
@@ -46,13 +45,8 @@ def held_out_accuracy(model: Classifier, photographs: Iterable[np.ndarray], labe
     labels : (N, C) bool.
     scale : resize factor, the middle of those it was trained on.
     """
-    right = []
-    with torch.inference_mode():
-        for image, own in zip(photographs, labels, strict=True):
-            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
-            size = [max(1, round(side * scale)) for side in pixels.shape[2:]]
-            inputs = F.interpolate(normalise(pixels, model.trunk.preprocessing), size, mode="bilinear", align_corners=False)
-            right.append(bool(own[int(model(inputs.contiguous(memory_format=torch.channels_last)).argmax())]))
+    right = [bool(own[int(whole_image_logits(model, image, scale=scale, device=device).argmax())])
+             for image, own in zip(photographs, labels, strict=True)]
     return HeldOut(len(right), float(np.mean(right)), float(labels.mean(0).max())) if right else None
 
 

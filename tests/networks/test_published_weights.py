@@ -1,4 +1,4 @@
-"""The five kinds of published weights, by generated files with every key and shape of the real ones: strict, decimated as DeepLab did, scaled as trained."""
+"""The five kinds of published weights, by generated files with every key and shape of the real ones: strict loading, decimation, preprocessing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from aepsl.networks.trunks import PREPROCESSING, build_trunk, normalise
 from aepsl.networks.weights import IMAGENET_FILES, StartingWeights, starting_weights
 
 State = dict[str, Tensor]
-LAYERS = ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"]
+LAYERS = [f"conv{stage}_{number}" for stage, count in enumerate((2, 2, 3, 3, 3), 1) for number in range(1, count + 1)]
 
 
 def constant(value: float, shape: tuple[int, ...]) -> Tensor:
@@ -42,7 +42,8 @@ def decimated() -> State:
 
 
 KINDS: dict[str, tuple[str, Callable[[], State]]] = {
-    "torchvision vgg16": ("vgg16", lambda: of_torchvision("vgg16")), "original scaling": ("vgg16", original_scaling), "decimated": ("vgg16", decimated),
+    "torchvision vgg16": ("vgg16", lambda: of_torchvision("vgg16")),
+    "original scaling": ("vgg16", original_scaling), "decimated": ("vgg16", decimated),
     "mobilenet_v2": ("mobilenet_v2", lambda: of_torchvision("mobilenet_v2")), "resnet50": ("resnet50", lambda: of_torchvision("resnet50"))}
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,6 +125,27 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydensecrf", None)
     with pytest.raises(AepslError, match="pip install pydensecrf2"):
         crf.mean_field(np.zeros((2, 4, 4), np.float32), np.zeros((4, 4, 3), np.uint8), PUBLISHED)
+
+
+def test_every_setting_reaches_its_argument(monkeypatch):
+    called = {}
+
+    class Recorder:
+        def __init__(self, *size):
+            called["size"] = size
+
+        def __getattr__(self, name):
+            return lambda *values, **named: called.update({name: named or values}) or np.zeros((2, 12))
+
+    monkeypatch.setattr(crf, "require_densecrf", lambda: SimpleNamespace(DenseCRF2D=Recorder))
+    different = CrfSettings(iterations=7, bilateral_weight=4, bilateral_xy=121, bilateral_rgb=5, spatial_weight=3, spatial_xy=1)
+    image = np.random.default_rng([4]).integers(0, 256, (3, 4, 3), np.uint8)
+    assert crf.mean_field(np.zeros((2, 3, 4), np.float32), image, different).shape == (2, 3, 4)
+    assert called["size"] == (4, 3, 2)  # width, height, labels
+    assert called["addPairwiseGaussian"] == {"sxy": 1, "compat": 3}
+    np.testing.assert_array_equal(called["addPairwiseBilateral"].pop("rgbim"), image)
+    assert called["addPairwiseBilateral"] == {"sxy": 121, "srgb": 5, "compat": 4}
+    assert called["inference"] == (7,)
 
 
 def test_presets_hold_the_published_values():

@@ -10,6 +10,7 @@ from aepsl.data.voc2012 import Archives
 
 PRESET = Path(__file__).parents[1] / "presets/voc2012-paper.yaml"
 BOTH = {"network.trunk": "vgg16", "network.output_stride": 8, "network.width": 1.0, "network.stages": None, "network.weights": "imagenet",
+        "network.frozen_stages": 0,
         "training.batch": 30, "training.crop": 321, "training.scale": [1.0, 1.0], "training.mirror": True, "training.lr": 0.001,
         "training.schedule": "step", "training.momentum": 0.9, "training.weight_decay": 0.0005, "training.last_layer_lr": 10.0,
         "training.bias_lr": 2.0}
@@ -18,9 +19,12 @@ VALUES: dict[str, Any] = {
     "data.source": "voc2012", "data.voc2012.train": "trainaug",
     **{f"{stage}.{key}": value for stage in ("classify", "segment") for key, value in BOTH.items()},
     "classify.output": "softmax", "classify.training.length": 15.0, "classify.training.unit": "epochs", "classify.training.lr_steps": [12.0],
+    "classify.held_out": 0.0, "classify.further_rounds": {"start": "weights", "length": None},
     "mine.rule": "minmax", "mine.threshold": 0.5, "mine.scales": [1.0], "mine.flip": False,
+    "mine.further_rounds": {"threshold": None, "confidence": 0.0},
     "merge.background_below": 0.06,
     "segment.psl": "predicted", "segment.classification_weight": 1.0, "segment.online_from": 0.0,
+    "segment.start": "weights", "segment.output": "softmax",
     "segment.training.length": 6000.0, "segment.training.unit": "iterations", "segment.training.lr_steps": [2000.0, 4000.0],
     "predict.prohibit_below": 0.1, "predict.scales": [1.0], "predict.flip": False, "refine.crf": "deeplab"}
 

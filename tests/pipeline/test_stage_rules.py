@@ -68,18 +68,20 @@ def colour_classifier() -> Classifier:
 
 def test_rounds_mine_what_is_left_and_keep_what_was_mined_for_every_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PREPROCESSING, "plain", Preprocessing((0, 0, 0), (1 / 255, 1 / 255, 1 / 255), bgr=False))
-    monkeypatch.setattr(mine, "load_classifier", lambda path, device: (colour_classifier(), {"facts": {"final_loss": 0.5}}))
+    monkeypatch.setattr(mine, "load_classifier", lambda path, device: (colour_classifier(), {"facts": {"round": path, "final_loss": 0.5}}))
     red = [200, 150, 80, 0, 0, 95]
     green = [0, 0, 0, 90, 30, 200]
     image = np.dstack([[red], [green], [[7] * 6]]).astype(np.uint8)
     images = packed(tmp_path / "images.zip", {"i0.png": png(image), "i1.png": png(image)})
     index = index_of(tmp_path, "abc", [[True, True, False], [True, False, False]], 6)
     (tmp_path / "mean.json").write_text(json.dumps({"mean_pixel": [9.6, 10.4, 7.0]}))
-    settings: Any = SimpleNamespace(mine=SimpleNamespace(rule="minmax", threshold=0.5, scales=[1.0], flip=False))
+    as_the_first = SimpleNamespace(threshold=None, confidence=0.0)
+    settings: Any = SimpleNamespace(mine=SimpleNamespace(rule="minmax", threshold=0.5, scales=[1.0], flip=False, further_rounds=as_the_first),
+                                    classify=SimpleNamespace(output="softmax"))
 
     def one_round(step: str, before: str) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
         out = tmp_path / f"{step}.zip"
-        mine.main(settings, HERE, step=step, images=images, index=index, mean_pixel=str(tmp_path / "mean.json"), classifier="", erased=before,
+        mine.main(settings, HERE, step=step, images=images, index=index, mean_pixel=str(tmp_path / "mean.json"), classifier=step, erased=before,
                   out=str(out))
         archive = ArchiveReader(out)
         return {name: decode_indices(archive.read(name))[0].tolist() for name in archive if name.endswith(".png")}, read_rounds(archive)
@@ -122,7 +124,7 @@ def scores_written(folder: Path, monkeypatch: pytest.MonkeyPatch, confidences: l
     f = np.full((4, 1, 2), 0.25, np.float32)
     v = None if confidences is None else np.array(confidences, np.float32)
     model = SimpleNamespace(trunk=SimpleNamespace(output_stride=8))
-    monkeypatch.setattr(predict, "load_segmenter", lambda path, device: (model, {"facts": {"psl": psl}}))
+    monkeypatch.setattr(predict, "load_segmenter", lambda path, device: (model, {"facts": {"psl": psl, "output": "softmax"}}))
     monkeypatch.setattr(predict, "class_probabilities", lambda *_, **__: (f, v))
     index = index_of(folder, "abc", [list(labels)], 9, "val")
     images = packed(folder / "images.zip", {"i0.png": png(np.zeros((1, 9, 3), np.uint8))})

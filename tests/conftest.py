@@ -89,3 +89,14 @@ def checkout(tmp_path_factory):
     def make(parameters: Mapping[str, Any]) -> Checkout:
         return Checkout(tmp_path_factory.mktemp("checkout"), parameters)
     return make
+
+
+@pytest.fixture(scope="session")
+def third_party():
+    """``third_party("fixtures/densecrf")``: real data or published results that lie beside the checkout, never in it; a test without them skips."""
+    def find(name: str) -> Path:
+        found = next((folder / "shared/data" / name for folder in ROOT.parents if (folder / "shared/data" / name).exists()), None)
+        if found is None:
+            pytest.skip(f"shared/data/{name} is in no folder above this checkout")
+        return found
+    return find

@@ -156,14 +156,14 @@ def test_everything_mined_for_any_class_in_any_round_is_erased(tmp_path):
     index, images, _ = data_set(tmp_path, [(3, 1), (3, 1), (3, 1)])
     index.labels[:] = [[True, True], [False, True], [False, False]]
     with ArchiveWriter(tmp_path / "mined.zip") as out:
-        out.add("i0/1.png", encode_grey(np.array([[1, 0, 0]], np.uint8)))
-        out.add("i0/2.png", encode_grey(np.array([[2, 3, 0]], np.uint8)))
+        out.add("i0/1.png", encode_grey(np.array([[1, 0, 3]], np.uint8)))
+        out.add("i0/2.png", encode_grey(np.array([[0, 2, 0]], np.uint8)))
         out.add("i1/1.png", encode_grey(np.array([[1, 1, 1]], np.uint8)))  # not a label of this image
         out.add("i1/2.png", encode_grey(np.array([[0, 0, 2]], np.uint8)))
     mined = ArchiveReader(tmp_path / "mined.zip")
-    assert {label: region.tolist() for label, region in read_mined(mined, index, 0).items()} == {1: [[1, 0, 0]], 2: [[2, 3, 0]]}
+    assert {label: region.tolist() for label, region in read_mined(mined, index, 0).items()} == {1: [[1, 0, 3]], 2: [[0, 2, 0]]}
     plain, erased = Photographs(images, index), ErasedPhotographs(images, index, mined, (7.0, 8.0, 9.0))
-    for row, regions in enumerate([[True, True, False], [False, False, True], [False, False, False]]):
+    for row, regions in enumerate([[True, True, True], [False, False, True], [False, False, False]]):
         expected = np.where(np.array(regions)[None, :, None], np.array([7, 8, 9], np.uint8), plain[row])
         np.testing.assert_array_equal(erased[row], expected)
     assert len(erased) == 3

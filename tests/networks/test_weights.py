@@ -15,7 +15,6 @@ from aepsl.networks import weights as module
 from aepsl.networks.trunks import build_trunk
 from aepsl.networks.weights import StartingWeights, load_into, load_weights, save_weights, starting_weights
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "weights" / "mobilenet_v2-imagenet.pth"
 CONVS = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256), 17: (512, 256),
          19: (512, 512), 21: (512, 512), 24: (512, 512), 26: (512, 512), 28: (512, 512)}  # fmt: skip
 
@@ -258,11 +257,11 @@ def test_torchvision_layers_of_another_size_are_listed(tmp_path: Path) -> None:
     assert [fault.split(":")[0] for fault in caught.value.faults] == ["classifier.0.weight", "classifier.3.bias"]
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="no ImageNet weights of MobileNetV2 beside the repository")
-def test_real_weights_give_torchvisions_features(tmp_path: Path) -> None:
-    save_weights(tmp_path / "w.pth", starting_weights("mobilenet_v2", str(REAL), width=1, cache=tmp_path))
+def test_real_weights_give_torchvisions_features(tmp_path: Path, third_party: Callable[[str], Path]) -> None:
+    real = third_party("weights/mobilenet_v2-imagenet.pth")
+    save_weights(tmp_path / "w.pth", starting_weights("mobilenet_v2", str(real), width=1, cache=tmp_path))
     plain = torchvision.models.mobilenet_v2().eval()
-    plain.load_state_dict(torch.load(REAL, weights_only=True))
+    plain.load_state_dict(torch.load(real, weights_only=True))
     image = torch.randn(1, 3, 129, 161, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         sparse = plain.features(image)

@@ -182,7 +182,9 @@ def _recognise(trunk_name: str, path: Path, content: dict[str, Any], shapes: dic
         counters = {key for key in shapes if key.endswith(".num_batches_tracked")} - state.keys()
         state |= {key: torch.zeros((), dtype=torch.int64) for key in sorted(counters)}
     ordered = {key: _plain(state[key]) for key in [*(k for k in shapes if k in state), *sorted(state.keys() - shapes.keys())]}
-    fresh = [key for key in shapes if key.startswith("fc")] if trunk_name == "vgg16" and "fc6.weight" not in state else []
+    # A file with some of fc6 and fc7 is faulty: left random, what it lacks would go unnoticed.
+    random = trunk_name == "vgg16" and not any(key.startswith("fc") for key in state)
+    fresh = [key for key in shapes if key.startswith("fc")] if random else []
     return StartingWeights(trunk_name, preprocessing, source, ordered, fresh)
 
 
@@ -215,7 +217,7 @@ def _recognise_vgg(path: Path, content: dict[str, Any]) -> tuple[str, str, dict[
     if "0.weight" not in content and not prefix:
         raise AepslError(f"{path}: expected VGG16 with keys features.0.weight … (torchvision) or 0.weight … (convolutions alone, or with "
                          f"31.weight and 33.weight), found {_sample(content)}; name another file")
-    if "fc6.weight" in state:
+    if any(key.startswith("fc") for key in state):
         return "VGG16 with decimated fc6 and fc7, original scaling", "caffe", state
     if not dense:
         return "VGG16 convolutions, original scaling", "caffe", state

@@ -235,12 +235,10 @@ def test_generated_shapes_pass_and_give_the_same_bytes_in_several_processes(tmp_
     assert metrics["mean_pixel"] == pytest.approx(np.concatenate(train).mean(0).tolist())
 
 
-def test_the_real_animals_are_sound(tmp_path) -> None:
+def test_the_real_animals_are_sound(tmp_path, third_party) -> None:
     from aepsl.data import folder
 
-    animals = Path(__file__).parents[2] / "../shared/data/voc-animals/VOC2012"
-    if not animals.is_dir():
-        pytest.skip("the VOC animals are not on this machine")
+    animals = third_party("voc-animals/VOC2012")
     lists = {}
     for split, name, count in (("train", "trainaug", 60), ("val", "val", 10)):
         lists[split] = str(tmp_path / f"{split}.txt")

@@ -1,4 +1,3 @@
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from aepsl.evaluation.confusion import (
     recall,
 )
 
-FIXTURES = Path(__file__).parents[3] / "shared/data/fixtures/scene-parsing"
 POLICIES = ("miss", "background", "left-out")
 nan = float("nan")
 
@@ -211,11 +209,11 @@ def test_no_images_count_as_nothing(tmp_path):
     assert found.per_class(void_as="miss")["images"].tolist() == [0, 0, 0]
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason="the published scene-parsing example is not beside this checkout")
-def test_a_published_mean_that_counts_absent_classes_as_zero_is_explained():
+def test_a_published_mean_that_counts_absent_classes_as_zero_is_explained(third_party):
+    published = third_party("fixtures/scene-parsing")
     confusion = Confusion(150)
-    for path in sorted((FIXTURES / "annotations").glob("*.png")):
-        truth, prediction = (np.asarray(Image.open(folder / path.name)) for folder in (path.parent, FIXTURES / "predictions"))
+    for path in sorted((published / "annotations").glob("*.png")):
+        truth, prediction = (np.asarray(Image.open(folder / path.name)) for folder in (path.parent, published / "predictions"))
         confusion.add(np.where(truth == 0, 255, truth), prediction)  # 0 = ignored there
     matrix = confusion.matrix
     mean, classes = mean_iou(matrix, void_as="miss")

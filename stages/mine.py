@@ -9,9 +9,8 @@ import numpy as np
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_grey
 from aepsl.data.index import read_index
 from aepsl.data.samples import ErasedPhotographs, read_mined
-from aepsl.mining.heatmaps import class_heatmaps, mine, whole_image_logits
+from aepsl.mining.heatmaps import class_heatmaps, confidences, mine, most_confident
 from aepsl.mining.record import read_rounds, write_rounds
-from aepsl.networks.classifier import label_probabilities
 from aepsl.networks.files import load_classifier
 from aepsl.params import Compute
 from aepsl.progress import progress
@@ -31,19 +30,19 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
     number = len(rounds) + 1
     further, first = p.mine.further_rounds, number == 1
     threshold = p.mine.threshold if first or further.threshold is None else further.threshold
+    wanted = rows.labels
+    if not first and further.confident_share < 1:
+        sure = np.stack([confidences(model, photographs[row], scale=content["facts"]["scale"], output=p.classify.output, device=device)
+                         for row in progress(range(len(rows)), total=len(rows), label=f"mine@{step}: confidences")])
+        wanted = most_confident(sure, rows.labels, share=further.confident_share)
     area = 0.0
     with ArchiveWriter(out) as archive:
         for row in progress(range(len(rows)), total=len(rows), label=f"mine@{step}"):
             mined = read_mined(before, rows, row)
             if mined:
-                image, asked = photographs[row], list(mined)
-                if not first and further.confidence:
-                    # Once an object is erased its classifier doubts the class, and the heatmap that is left points at context.
-                    logits = whole_image_logits(model, image, scale=content["facts"]["scale"], device=device)
-                    confidences = label_probabilities(logits[None], p.classify.output)[0]
-                    asked = [label for label in asked if confidences[label - 1] >= further.confidence]
+                asked = [label for label in mined if wanted[row, label - 1]]
                 if asked:
-                    heatmaps = class_heatmaps(model, image, asked, scales=p.mine.scales, flip=p.mine.flip, device=device)
+                    heatmaps = class_heatmaps(model, photographs[row], asked, scales=p.mine.scales, flip=p.mine.flip, device=device)
                     mined |= mine(heatmaps, {label: mined[label] for label in asked}, number, rule=p.mine.rule, threshold=threshold)
                 area += float(np.mean(np.logical_or.reduce([region > 0 for region in mined.values()])))
             for label, region in mined.items():

@@ -21,7 +21,7 @@ VALUES: dict[str, Any] = {
     "classify.output": "softmax", "classify.training.length": 15.0, "classify.training.unit": "epochs", "classify.training.lr_steps": [12.0],
     "classify.held_out": 0.0, "classify.further_rounds": {"start": "weights", "length": None},
     "mine.rule": "minmax", "mine.threshold": 0.5, "mine.scales": [1.0], "mine.flip": False,
-    "mine.further_rounds": {"threshold": None, "confidence": 0.0},
+    "mine.further_rounds": {"threshold": None, "confident_share": 1.0},
     "merge.background_below": 0.06,
     "segment.psl": "predicted", "segment.classification_weight": 1.0, "segment.online_from": 0.0,
     "segment.start": "weights", "segment.output": "softmax",

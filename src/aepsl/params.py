@@ -157,7 +157,7 @@ class FurtherMine(Group):
     """What rounds after the first mine otherwise."""
 
     threshold: Threshold | None
-    confidence: Probability
+    confident_share: Annotated[float, Field(gt=0, le=1)]
 
 
 class Mine(Group):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from aepsl.mining.heatmaps import class_heatmaps, mine, normalise_heatmaps, whole_image_logits
+from aepsl.mining.heatmaps import class_heatmaps, confidences, mine, most_confident, normalise_heatmaps
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.trunks import PREPROCESSING, Preprocessing, Trunk
 
@@ -201,9 +201,21 @@ def test_rounds_only_add(seed, classes, rule, threshold):
         mined = after
 
 
-def test_the_logits_of_a_whole_image_are_those_of_the_resized_image():
+def test_confidences_are_those_of_the_resized_image():
     model = classifier()
     image = np.full((6, 8, 3), (10, 20, 40), np.uint8)
     for scale in (1.0, 0.5, 0.01):  # one colour is the same at any scale, down to a single pixel
-        logits = whole_image_logits(model, image, scale=scale, device=CPU)
-        np.testing.assert_allclose(logits, [10 + 2 * 20 + 100, 3 * 40 - 20 + 100], rtol=1e-5)
+        found = confidences(model, image, scale=scale, output="linear", device=CPU)
+        np.testing.assert_allclose(found, [10 + 2 * 20 + 100, 3 * 40 - 20 + 100], rtol=1e-5)
+    found = confidences(model, image, scale=1.0, output="softmax", device=CPU)
+    assert found[1] == pytest.approx(1 / (1 + np.exp(-50)))
+
+
+def test_the_images_surest_of_a_class_are_mined_further():
+    # By hand: class 1 labels images 0, 1, 2 and 4, class 2 labels 3 and 4, class 3 none.
+    labels = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], bool)
+    sure = np.array([[0.9, 0.1, 0.9], [0.8, 0.9, 0.9], [0.1, 0.9, 0.9], [0.9, 0.2, 0.9], [0.8, 0.3, 0.9]])
+    assert np.argwhere(most_confident(sure, labels, share=0.25)).tolist() == [[0, 0], [4, 1]]
+    assert np.argwhere(most_confident(sure, labels, share=0.26)).tolist() == [[0, 0], [1, 0], [4, 0], [4, 1]]  # two of four, and a tie
+    assert np.argwhere(most_confident(sure, labels, share=0.01)).tolist() == [[0, 0], [4, 1]]  # never none
+    np.testing.assert_array_equal(most_confident(sure, labels, share=1.0), labels)

@@ -26,7 +26,7 @@ def heatmap(image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     with torch.no_grad():
         model.fc.weight.fill_(2)
         model.fc.bias.fill_(50)
-    maps, _ = class_heatmaps(model, image, [1], scales=[1.0], flip=False, device=torch.device("cpu"))
+    maps = class_heatmaps(model, image, [1], scales=[1.0], flip=False, device=torch.device("cpu"))
     found: np.ndarray = maps[0]
     return found
 

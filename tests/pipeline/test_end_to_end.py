@@ -25,10 +25,11 @@ TINY: dict[str, Any] = {
     "saliency.size": 64,
     **{f"{stage}.{key}": value for stage in ("classify", "segment")
        for key, value in (("network.width", 0.1), ("training.length", 1.0), ("training.batch", 4), ("training.crop", 49))},
+    "classify.held_out": 0.25, "classify.further_rounds.start": "previous", "mine.further_rounds.confident_share": 0.5, "segment.start": "classifier",
     "refine.custom.iterations": 2, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1}}
 LABELLING = {"download", "prepare", "weights", "saliency", "start", "classify@r1", "mine@r1", "classify@r2", "mine@r2"}
 LEARNING = {"merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine", "export"}
-SCORING = {"evaluate", "oracle", "gallery"}
+SCORING = {"evaluate", "rounds", "oracle", "gallery"}
 
 
 def succeed(result: subprocess.CompletedProcess[str]) -> str:
@@ -108,7 +109,7 @@ def would_run(work: Any) -> set[str]:
 
 def test_every_stage_runs_once_and_input_is_checked_before_anything_is_trained(first_run) -> None:
     order = first_run[1]
-    assert sorted(order) == sorted(LABELLING | LEARNING | SCORING)
+    assert sorted(order) == sorted(LABELLING | LEARNING | SCORING | {"stop"})
     assert set(order[:order.index("classify@r1")]) == {"download", "prepare", "weights", "saliency", "start"}
 
 
@@ -183,7 +184,7 @@ def test_tables_have_a_row_per_class_round_and_epoch(finished) -> None:
 def test_dvc_shows_the_metrics_and_plots(finished) -> None:
     shown = json.loads(succeed(finished.call("python", "-m", "dvc", "metrics", "show", "--json")))
     files = shown[""]["data"]
-    assert set(files) == {f"metrics/{name}.json" for name in ("data", "val", "pseudo_labels", "oracle")}
+    assert set(files) == {f"metrics/{name}.json" for name in ("data", "val", "pseudo_labels", "oracle", "rounds", "stop")}
     for path, shown in files.items():  # lists and nulls are left out: this is what keeps `how` from the tables
         assert shown["data"] == {key: value for key, value in read_json(finished, path).items() if not isinstance(value, list | None)}, path
     report = json.loads(succeed(finished.call("python", "-m", "dvc", "plots", "show", "--json", "--out", "plots")))
@@ -249,18 +250,18 @@ def test_where_it_runs_changes_nothing(changed) -> None:
 def test_another_round_runs_that_round_and_what_follows(changed) -> None:
     changed.set({"rounds": {"r1": "r0", "r2": "r1", "r3": "r2"}, "last_round": "r3"})
     assert would_run(changed) == {"classify@r3", "mine@r3", "merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine", "export",
-                                    *SCORING}
+                                    "stop", *SCORING}
 
 
 @pytest.mark.parametrize("rounds", [{"r1": "r0", "r2": "r1"}, {"r1": "r0"}], ids=["rounds kept", "rounds removed"])
 def test_fewer_rounds_train_no_classifier(changed, rounds: dict[str, str]) -> None:
     changed.set({"rounds": rounds, "last_round": "r1"})
-    assert would_run(changed) == LEARNING | SCORING
+    assert would_run(changed) == LEARNING | SCORING | {"stop"}
 
 
 def test_a_parameter_runs_its_stage_and_what_follows(changed) -> None:
     changed.set({"evaluate.void_as": "background"})
-    assert would_run(changed) == {"evaluate", "oracle"}
+    assert would_run(changed) == {"evaluate", "rounds", "oracle"}
     changed.set({"evaluate.void_as": "miss", "segment.classification_weight": 0.5})
     assert would_run(changed) == LEARNING - {"merge"} | {"evaluate", "gallery"}
 
@@ -299,7 +300,7 @@ def test_the_fully_supervised_bound_learns_from_the_true_masks(changed) -> None:
     assert labels.names() == [f"{identifier}.png" for identifier in train.ids]
     assert all(np.array_equal(decode_indices(labels.read(name)), decode_indices(truth.read(name))) for name in labels)
     assert read_json(changed, "metrics/pseudo_labels.json")["relabelled_miou"] == 1
-    assert [row["pseudo_label_iou"] for row in read_table(changed, "metrics/per_class.csv")] == ["1"] * 6
+    assert [row["relabelled_iou"] for row in read_table(changed, "metrics/per_class.csv")] == ["1"] * 6
     assert 0 <= read_json(changed, "metrics/val.json")["miou"] <= 1
 
 
@@ -337,6 +338,10 @@ def test_a_folder_without_masks_runs_through_and_its_metrics_say_so(finished, ch
         assert submission.getnames() == ["results/new one.png"]
     assert [row["precision"] for row in read_table(changed, "metrics/rounds.csv")] == ["", ""]
     assert all(float(row["mined_area"]) > 0 for row in read_table(changed, "metrics/rounds.csv"))
+    # What needs no truth is told all the same.
+    assert all(0 <= float(row["held_out_accuracy"]) <= 1 for row in read_table(changed, "metrics/stop.csv"))
+    assert read_json(changed, "metrics/stop.json")["last_useful_round"] in (0, 1, 2)
+    assert read_json(changed, "metrics/rounds.json")["best_round_oracle"] is None
 
 
 def test_stages_import_the_package_of_their_own_tree(checkout) -> None:

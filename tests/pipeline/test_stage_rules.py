@@ -75,7 +75,7 @@ def test_rounds_mine_what_is_left_and_keep_what_was_mined_for_every_class(tmp_pa
     images = packed(tmp_path / "images.zip", {"i0.png": png(image), "i1.png": png(image)})
     index = index_of(tmp_path, "abc", [[True, True, False], [True, False, False]], 6)
     (tmp_path / "mean.json").write_text(json.dumps({"mean_pixel": [9.6, 10.4, 7.0]}))
-    as_the_first = SimpleNamespace(threshold=None, confidence=0.0)
+    as_the_first = SimpleNamespace(threshold=None, confident_share=1.0)
     settings: Any = SimpleNamespace(mine=SimpleNamespace(rule="minmax", threshold=0.5, scales=[1.0], flip=False, further_rounds=as_the_first),
                                     classify=SimpleNamespace(output="softmax"))
 
@@ -97,6 +97,36 @@ def test_rounds_mine_what_is_left_and_keep_what_was_mined_for_every_class(tmp_pa
     assert regions == {"i0/1.png": [1, 1, 2, 0, 0, 0], "i0/2.png": [0, 0, 0, 2, 0, 1], "i1/1.png": [1, 1, 2, 0, 0, 2]}
     assert [(row["round"], row["final_loss"]) for row in rounds] == [("r1", 0.5), ("r2", 0.5)]
     assert [row["mined_area"] for row in rounds] == pytest.approx([(3 / 6 + 2 / 6) / 2, (5 / 6 + 4 / 6) / 2])
+
+
+def test_a_later_round_mines_only_where_its_classifier_is_surest_and_by_its_own_threshold(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PREPROCESSING, "plain", Preprocessing((0, 0, 0), (1 / 255, 1 / 255, 1 / 255), bgr=False))
+    monkeypatch.setattr(mine, "load_classifier",
+                        lambda path, device: (colour_classifier(), {"facts": {"round": path, "final_loss": 0.5, "scale": 1.0}}))
+    # Mean red minus mean green decides between classes 1 and 2: after round 1 the first image is red still, the second no more.
+    first = np.dstack([[[200, 150, 80, 60]], [[0, 0, 0, 0]], [[0] * 4]]).astype(np.uint8)
+    second = np.dstack([[[200, 0, 0, 3]], [[0, 0, 20, 30]], [[0] * 4]]).astype(np.uint8)
+    images = packed(tmp_path / "images.zip", {"i0.png": png(first), "i1.png": png(second)})
+    index = index_of(tmp_path, "ab", [[True, False]] * 2, 4)
+    (tmp_path / "mean.json").write_text(json.dumps({"mean_pixel": [0, 0, 0]}))
+
+    def last_round(share: float, threshold: float | None) -> dict[str, list[int]]:
+        further = SimpleNamespace(threshold=threshold, confident_share=share)
+        settings: Any = SimpleNamespace(mine=SimpleNamespace(rule="relu-max", threshold=0.7, scales=[1.0], flip=False, further_rounds=further),
+                                        classify=SimpleNamespace(output="softmax"))
+        before = packed(tmp_path / "r0.zip", {}, record=True)
+        for step in ("r1", "r2"):
+            out = str(tmp_path / f"{step}.zip")
+            mine.main(settings, HERE, step=step, images=images, index=index, mean_pixel=str(tmp_path / "mean.json"), classifier=step,
+                      erased=before, out=out)
+            before = out
+        return {name: decode_indices(ArchiveReader(out).read(name))[0].tolist() for name in ("i0/1.png", "i1/1.png")}
+
+    # Round 2 sees red 0 0 80 60 in the first image, 0 0 0 3 in the second, whose green now outweighs it.
+    assert last_round(1.0, None) == {"i0/1.png": [1, 1, 2, 2], "i1/1.png": [1, 0, 0, 2]}
+    assert last_round(1.0, 0.8) == {"i0/1.png": [1, 1, 2, 0], "i1/1.png": [1, 0, 0, 2]}
+    assert last_round(0.5, None) == {"i0/1.png": [1, 1, 2, 2], "i1/1.png": [1, 0, 0, 0]}
 
 
 # --- the background cue

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aepsl.networks.classifier import Classifier
+from aepsl.networks.classifier import Classifier, Output, label_probabilities
 from aepsl.networks.grid import from_grid
 from aepsl.networks.trunks import normalise
 
@@ -58,14 +58,34 @@ def normalise_heatmaps(heatmaps: np.ndarray, rule: str) -> np.ndarray:
     return np.where(points, np.clip(heatmaps - base, 0, None) / np.where(points, high - base, 1), 0).astype(np.float32)
 
 
-def whole_image_logits(model: Classifier, image: np.ndarray, *, scale: float, device: torch.device) -> Tensor:
-    """Class logits (C,) of an image (H, W, 3) uint8 RGB resized by ``scale``: best the middle of the scales it was trained on."""
+def confidences(model: Classifier, image: np.ndarray, *, scale: float, output: Output, device: torch.device) -> np.ndarray:
+    """Class confidences p (C,) float32 of an image (H, W, 3) uint8 RGB resized by ``scale``: best the middle of the scales trained on."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
     size = [max(1, round(side * scale)) for side in pixels.shape[2:]]
     with torch.inference_mode():
         inputs = F.interpolate(normalise(pixels, model.trunk.preprocessing), size, mode="bilinear", align_corners=False)
-        logits: Tensor = model(inputs.contiguous(memory_format=torch.channels_last))[0]
-    return logits
+        logits = model(inputs.contiguous(memory_format=torch.channels_last))
+        return label_probabilities(logits, output)[0].cpu().numpy()
+
+
+def most_confident(confidences: np.ndarray, labels: np.ndarray, *, share: float) -> np.ndarray:
+    """Which classes of which images a later round may still mine, (N, C) bool: per class, the images most confident of it.
+
+    Once an object is erased its classifier doubts the class, and the heatmap that is left points at context. A share of
+    each class rather than one threshold for all: classifiers are surest of frequent classes, which alone would grow.
+
+    Parameters
+    ----------
+    confidences : (N, C) p of the images as erased so far.
+    labels : (N, C) bool.
+    share : of the images labelled with a class, 0 < share ≤ 1; 1 = all, as in the paper. Never less than one image; ties all count.
+    """
+    wanted = np.zeros_like(labels)
+    for column, own in enumerate(labels.T):
+        if own.any():
+            least = np.sort(confidences[own, column])[::-1][int(np.ceil(share * own.sum())) - 1]
+            wanted[:, column] = own & (confidences[:, column] >= least)
+    return wanted
 
 
 def mine(heatmaps: np.ndarray, mined: dict[int, np.ndarray], number: int, *, rule: str, threshold: float) -> dict[int, np.ndarray]:

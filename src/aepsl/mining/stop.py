@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from aepsl.mining.heatmaps import whole_image_logits
+from aepsl.mining.heatmaps import confidences
 from aepsl.networks.classifier import Classifier
 
 KEPT = 0.5  # share of round 1's margins that a useful round keeps
@@ -45,7 +45,7 @@ def held_out_accuracy(model: Classifier, photographs: Iterable[np.ndarray], labe
     labels : (N, C) bool.
     scale : resize factor, the middle of those it was trained on.
     """
-    right = [bool(own[int(whole_image_logits(model, image, scale=scale, device=device).argmax())])
+    right = [bool(own[confidences(model, image, scale=scale, output="softmax", device=device).argmax()])
              for image, own in zip(photographs, labels, strict=True)]
     return HeldOut(len(right), float(np.mean(right)), float(labels.mean(0).max())) if right else None
 

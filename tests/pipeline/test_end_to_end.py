@@ -170,6 +170,10 @@ def test_tables_have_a_row_per_class_round_and_epoch(finished) -> None:
     assert [row["round"] for row in parts] == ["1", "2"]
     assert all(0 <= float(row[name]) <= 1 for row in parts for name in ("head", "body"))
     assert [row["class"] for row in read_table(finished, "metrics/train_images.csv")] == names[1:]
+    # The last round's labels are those that the segmenter learns from.
+    merged = read_json(finished, "metrics/pseudo_labels.json")["pseudo_label_miou"]
+    assert float(rounds[-1]["pseudo_label_miou"]) == pytest.approx(merged, abs=1e-5)
+    assert read_json(finished, "metrics/rounds.json")["last_useful_round"] == read_json(finished, "metrics/stop.json")["last_useful_round"]
     areas = [float(row["mined_area"]) for row in rounds]
     assert 0 < areas[0] <= areas[1] <= 1
     assert float(rounds[1]["new_area"]) == pytest.approx(areas[1] - areas[0], abs=1e-5)
@@ -178,7 +182,7 @@ def test_tables_have_a_row_per_class_round_and_epoch(finished) -> None:
         assert [float(row["epoch"]) for row in rows] == [1]
         assert np.isfinite(float(rows[0]["loss"]))
     assert {row["actual"] for row in read_table(finished, "metrics/confusion.csv")} <= set(names)
-    assert {row["stage"] for row in read_table(finished, "metrics/runtime.csv")} == LABELLING | LEARNING | SCORING
+    assert {row["stage"] for row in read_table(finished, "metrics/runtime.csv")} == LABELLING | LEARNING | SCORING | {"stop"}
 
 
 def test_dvc_shows_the_metrics_and_plots(finished) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import read_index
 from aepsl.data.samples import Augmentation, ErasedPhotographs, Samples
+from aepsl.errors import AepslError
 from aepsl.evaluation.tables import write_csv
 from aepsl.mining.record import read_rounds
 from aepsl.mining.stop import held_out_accuracy
@@ -34,6 +35,9 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
         settings = settings.model_copy(update={"length": further.length})
     fill = json.loads(Path(mean_pixel).read_text())["mean_pixel"]
     rows, held_out = read_index(index).split("train").hold_out(p.classify.held_out)
+    if not len(rows):
+        raise AepslError(f"classify.held_out: expected a share that leaves images to learn from, found {p.classify.held_out}, "
+                         f"which takes all {len(held_out)} training images; lower it")
     as_erased = partial(ErasedPhotographs, ArchiveReader(images), mined=before, fill=fill)
     samples = Samples(as_erased(rows), Augmentation(settings.crop, tuple(settings.scale), settings.mirror, fill), seed=p.seed)
 

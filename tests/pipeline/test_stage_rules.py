@@ -14,13 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices, encode_grey
-from aepsl.data.index import Index, write_index
+from aepsl.data.index import Index, read_index, write_index
+from aepsl.errors import AepslError
 from aepsl.mining.record import read_rounds, write_rounds
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.trunks import PREPROCESSING, Preprocessing, Trunk
 from aepsl.params import Compute
 from aepsl.segmentation.scores import read_scores
-from stages import merge, mine, predict
+from stages import classify, merge, mine, predict
 
 HERE = Compute(device="cpu", workers=0, processes=1, threads=0)
 
@@ -127,6 +128,18 @@ def test_a_later_round_mines_only_where_its_classifier_is_surest_and_by_its_own_
     assert last_round(1.0, None) == {"i0/1.png": [1, 1, 2, 2], "i1/1.png": [1, 0, 0, 2]}
     assert last_round(1.0, 0.8) == {"i0/1.png": [1, 1, 2, 0], "i1/1.png": [1, 0, 0, 2]}
     assert last_round(0.5, None) == {"i0/1.png": [1, 1, 2, 2], "i1/1.png": [1, 0, 0, 0]}
+
+
+def test_a_share_that_holds_out_every_image_is_refused(tmp_path: Path) -> None:
+    index = index_of(tmp_path, "ab", [[True, False]] * 64, 4)
+    held = read_index(index).hold_out(0.5)[1]
+    assert 0 < len(held) < 64
+    write_index(held.take([0]), index)
+    (tmp_path / "mean.json").write_text(json.dumps({"mean_pixel": [0, 0, 0]}))
+    settings: Any = SimpleNamespace(classify=SimpleNamespace(training=None, network=None, held_out=0.5, further_rounds=SimpleNamespace(length=None)))
+    with pytest.raises(AepslError, match=r"classify\.held_out: .* found 0\.5, which takes all 1 training images; lower it"):
+        classify.main(settings, HERE, step="r1", images="", index=index, mean_pixel=str(tmp_path / "mean.json"), weights="", previous="",
+                      erased=packed(tmp_path / "r0.zip", {}, record=True), out="", curve="")
 
 
 # --- the background cue

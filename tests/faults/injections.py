@@ -1,0 +1,98 @@
+"""Faults put into a run from inside, before the stage begins: each a function that the forked child calls (see warm.py)."""
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+# What changes the disk, as the interpreter reports it just before it happens. Writes themselves are not reported: see `steps`.
+CHANGES = {"os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.truncate": 1, "os.link": 2, "fcntl.flock": 0, "aepsl.write": 1, "aepsl.fsync": 1}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+def steps(act: Any) -> None:
+    """Call ``act(number, event, path)`` just before every step that changes the disk: the moments at which a kill can leave another state."""
+    count = 0
+    asleep = False
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count, asleep
+        if asleep:
+            return
+        if event == "open":
+            path, mode, flags = arguments
+            if not ((isinstance(mode, str) and set(mode) & set("wax+")) or (mode is None and flags & WRITING)):
+                return
+        elif event in CHANGES:
+            path = arguments[0] if CHANGES[event] else ""
+        else:
+            return
+        path = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)
+        if "__pycache__" in path or path.startswith(("/dev/", "/proc/", "/sys/")):
+            return
+        count += 1
+        asleep = True
+        try:
+            act(count, event, path)
+        finally:
+            asleep = False
+
+    fsync, writestr = os.fsync, zipfile.ZipFile.writestr
+
+    def reported_fsync(descriptor: int) -> None:
+        sys.audit("aepsl.fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def reported_writestr(archive: zipfile.ZipFile, *arguments: Any, **named: Any) -> None:
+        sys.audit("aepsl.write", str(archive.filename))
+        writestr(archive, *arguments, **named)
+
+    os.fsync, zipfile.ZipFile.writestr = reported_fsync, reported_writestr  # type: ignore[assignment,method-assign]
+    sys.addaudithook(hook)
+
+
+def list_steps(into: str) -> None:
+    """Write one line per step: seconds since now, event and path."""
+    descriptor = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    begin = time.monotonic()
+    steps(lambda number, event, path: os.write(descriptor, f"{time.monotonic() - begin:.4f} {event} {path}\n".encode()))
+
+
+def die_at_step(step: int, number: int) -> None:
+    """Send this process the signal just before its ``step``-th step, counted from 1."""
+    def act(count: int, event: str, path: str) -> None:
+        if count == step:
+            os.kill(os.getpid(), number)
+    steps(act)
+
+
+def lose_power_at_step(step: int, number: int) -> None:
+    """Kill this process before its ``step``-th step and tear what no fsync had brought to the disk: every such file loses its second half."""
+    begin = time.time_ns()
+    synced: dict[int, tuple[int, int]] = {}  # inode: size and date when it was brought to the disk
+    fsync = os.fsync
+
+    def remembered(descriptor: int) -> None:
+        fsync(descriptor)
+        facts = os.fstat(descriptor)
+        synced[facts.st_ino] = facts.st_size, facts.st_mtime_ns
+
+    def act(count: int, event: str, path: str) -> None:
+        if count != step:
+            return
+        for folder in ("data", "models", "metrics", "report", "scratch"):
+            for file in Path(folder).rglob("*"):
+                facts = file.stat()
+                if file.is_file() and facts.st_mtime_ns > begin - 20_000_000 and synced.get(facts.st_ino) != (facts.st_size, facts.st_mtime_ns):
+                    os.truncate(file, facts.st_size // 2)
+        os.kill(os.getpid(), number)
+
+    os.fsync = remembered  # type: ignore[assignment]
+    steps(act)

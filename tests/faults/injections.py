@@ -1,12 +1,11 @@
 """Faults put into a run from inside, before the stage begins: each a function that the forked child calls (see warm.py)."""
 
-import contextlib
+import ctypes
 import errno
 import os
 import resource
 import signal
 import sys
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -96,3 +95,29 @@ def lose_power_at_step(step: int, number: int) -> None:
 
     os.fsync = remembered  # type: ignore[assignment]
     steps(act)
+
+
+def full_at_fsync(suffix: str, folder: str) -> None:
+    """The disk turns out to be full when a file of this kind below ``folder`` is brought to it."""
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.suffix == ".tmp" and suffix in path.suffixes and folder in path.parts[-4:]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    os.fsync = refuse  # type: ignore[assignment]
+
+
+def limit_file_size(most: int) -> None:
+    """No file may grow beyond ``most`` bytes; the interpreter ignores the signal and reports an error."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+def heed_permissions() -> None:
+    """Give up what lets a superuser write where the mode forbids it."""
+    if os.geteuid() == 0:
+        header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
+            raise OSError(ctypes.get_errno(), "capset")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,15 +16,21 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(signum).name)
 
 
+_quietly = False  # see install()
 _main = 0  # process that installed the handlers
 _held = 0  # depth of held()
 _waiting = 0  # signal that came while held
 
 
-def install() -> None:
-    """From now on SIGINT and SIGTERM raise :class:`Interrupted` in the main thread of this process."""
-    global _main
-    _main = os.getpid()
+def install(*, quietly: bool = False) -> None:
+    """From now on SIGINT and SIGTERM raise :class:`Interrupted` in the main thread of this process.
+
+    Parameters
+    ----------
+    quietly : end the process with one line instead, as long as it has begun nothing.
+    """
+    global _main, _quietly
+    _main, _quietly = os.getpid(), quietly
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _receive)
 
@@ -35,6 +42,9 @@ def _receive(signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
+    elif _quietly:
+        print(f"\nended by {signal.Signals(signum).name} before it began", file=sys.stderr, flush=True)
+        os._exit(128 + signum)
     elif _held and not _waiting:  # a second one no longer waits
         _waiting = signum
     else:

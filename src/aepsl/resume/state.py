@@ -143,11 +143,12 @@ def leftovers(root: Path) -> list[Leftover]:
     found = []
     for folder in root.iterdir() if root.is_dir() else ():
         try:
-            about = json.loads((folder / ABOUT).read_text())
             lock = try_lock(folder / LOCK)
-            if lock is not None:
-                lock.close()
-                found.append(Leftover(folder, about["stage"], about["checkout"], about["started"], about["key"]))
+            if lock is None:
+                continue
+            lock.close()
+            about = json.loads((folder / ABOUT).read_text())
+            found.append(Leftover(folder, about["stage"], about["checkout"], about["started"], about["key"]))
         except (OSError, ValueError, KeyError, TypeError):
             found.append(Leftover(folder, "unknown", "unknown", "unknown", {}))
     return sorted(found, key=lambda left: (left.started, left.folder))
@@ -196,12 +197,15 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def sweep(outputs: Iterable[str]) -> None:
-    """Remove temporary files beside the outputs (files, or folders of files) that killed processes left."""
+    """Remove temporary files beside the outputs (files, or folders of files) that killed processes left.
+
+    Whoever calls this is :func:`alone` with the files; a folder may be another stage's too, so there the process that wrote must be gone.
+    """
     for output in map(Path, outputs):
         folder, pattern = (output, ".*.tmp") if output.is_dir() else (output.parent, f".{output.name}.*.tmp")
         for path in folder.glob(pattern):
             number = path.name.split(".")[-2]
-            if number.isdecimal() and not _alive(int(number)):
+            if number.isdecimal() and (folder != output or int(number) == os.getpid() or not _alive(int(number))):
                 path.unlink(missing_ok=True)
 
 

@@ -15,6 +15,7 @@ from aepsl.resume.state import State
 
 Entries = dict[str, bytes]  # what one image adds to an artefact: content by entry name
 MOST_BYTES = 1 << 26  # held in memory before they are saved, however recent
+KEY = "key"  # name of the entry that says whose part it is
 _PART = re.compile(r"(\d+)-(\d+)\.zip")
 
 
@@ -29,7 +30,7 @@ def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: S
     """
     folder = state.folder and state.folder / name
     done = 0
-    for entries in _kept(folder) if folder else ():
+    for entries in _kept(folder, f"{state.key} {name}") if folder else ():
         done += 1
         yield entries
     if done:
@@ -41,6 +42,7 @@ def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: S
         nonlocal pending, done, size, last
         if pending and folder and state.folder:
             with state.saving(), ArchiveWriter(folder / f"{done:08d}-{done + len(pending):08d}.zip") as part:
+                part.add(KEY, f"{state.key} {name} {done} {done + len(pending)}".encode())
                 for number, entries in enumerate(pending, done):
                     for entry, data in entries.items():
                         part.add(f"{number}/{entry}", data)
@@ -70,7 +72,7 @@ def write_resumed(path: str | os.PathLike[str], compute: Callable[[int], Iterato
             archive.update(entries)
 
 
-def _kept(folder: Path) -> Iterator[Entries]:
+def _kept(folder: Path, owner: str) -> Iterator[Entries]:
     """What the parts in the folder hold, without gaps from item 0 on; a damaged part and those behind it are dropped."""
     found = sorted((int(match[1]), int(match[2]), path) for path in folder.glob("*.zip") if (match := _PART.fullmatch(path.name)))
     reached = 0
@@ -78,7 +80,7 @@ def _kept(folder: Path) -> Iterator[Entries]:
         try:
             if first != reached:
                 raise AepslError(f"{path}: expected it to begin with item {reached}")
-            items = _read(path, first, last)
+            items = _read(path, first, last, owner)
         except AepslError as error:
             print(f"what an interrupted run kept is damaged from item {reached} on, which is done again ({error})", file=sys.stderr, flush=True)
             for *_, rest in found[place:]:
@@ -88,10 +90,13 @@ def _kept(folder: Path) -> Iterator[Entries]:
         reached = last
 
 
-def _read(path: Path, first: int, last: int) -> list[Entries]:
+def _read(path: Path, first: int, last: int, owner: str) -> list[Entries]:
     items: list[Entries] = [{} for _ in range(first, last)]
     part = ArchiveReader(path)
-    for entry in part:
+    names = part.names()
+    if names[:1] != [KEY] or part.read(KEY) != f"{owner} {first} {last}".encode():
+        raise AepslError(f"{path}: expected a part of this very run, found another")
+    for entry in names[1:]:
         number, _, name = entry.partition("/")
         if not number.isdecimal() or not first <= int(number) < last:
             raise AepslError(f"{path}: found an entry {entry!r} that is not part of it")

@@ -34,10 +34,12 @@ class State:
     ----------
     folder : where it is kept; None = nowhere, an interruption loses everything.
     every : seconds between two savings; 0 = after every item or batch.
+    key : digest of what the result depends on; whatever is saved carries it, so that nothing is taken for what it is not.
     """
 
     folder: Path | None
     every: float
+    key: str = ""
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -96,10 +98,10 @@ def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, chec
 
     Another checkout that shares ``root`` may be at the same work: each takes a folder that nobody is using.
     """
-    lock, folder = None, None
+    lock, folder, whole = None, None, _digest([stage, dict(key)])
     try:
         others = [left for left in leftovers(root) if left.stage == stage]
-        name = f"{stage}-{_digest([stage, dict(key)])}"
+        name = f"{stage}-{whole}"
         for folder in (root / name, *(root / f"{name}-{number}" for number in range(2, 100))):
             folder.mkdir(parents=True, exist_ok=True)
             if (lock := try_lock(folder / LOCK)) is not None:
@@ -114,7 +116,7 @@ def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, chec
               "AEPSL_STATE names another folder", file=sys.stderr, flush=True)
         folder = None
     try:
-        yield State(folder, every)
+        yield State(folder, every, whole)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
     finally:

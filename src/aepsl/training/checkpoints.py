@@ -39,8 +39,8 @@ class Checkpoints:
         for path in reversed(self._paths()):
             try:
                 content = load_tensors(path, what="checkpoint")
-                if not isinstance(content, dict) or content.get("format") != FORMAT:
-                    raise AepslError(f"{path}: expected a checkpoint of format {FORMAT}")
+                if not isinstance(content, dict) or (content.get("format"), content.get("key")) != (FORMAT, self._state.key):
+                    raise AepslError(f"{path}: expected a checkpoint of this very training in format {FORMAT}, found another")
             except AepslError as error:
                 print(f"{self._label}: a checkpoint is damaged, the one before it is taken ({error})", file=sys.stderr, flush=True)
                 path.unlink()
@@ -61,7 +61,7 @@ class Checkpoints:
         start = time.monotonic()
         with self._state.saving():
             buffer = io.BytesIO()
-            torch.save({"format": FORMAT, "step": step, **content()}, buffer)
+            torch.save({"format": FORMAT, "key": self._state.key, "step": step, **content()}, buffer)
             write_atomically(self._folder / f"{step:09d}.pt", buffer.getvalue())
             for path in self._paths()[:-2]:
                 path.unlink()

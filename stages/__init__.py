@@ -73,7 +73,7 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
             key = fingerprint({path: value_of(everything, path) for path in params}, checked_md5(read), imported())
             with opened(default_root(ROOT), label, key, every=everything.compute.save_every, checkout=ROOT) as state:
                 count = main(Declared(everything, params), everything.compute, state, **values)
-        record("metrics/runtime.csv", stage=label, seconds=time.perf_counter() - STARTED, count=count, unit=unit)
+        record("metrics/runtime.csv", stage=label, seconds=time.perf_counter() - STARTED, count=count, unit=unit, resumed=state.resumed)
     except interrupt.Interrupted as error:
         print(f"\n{label}: ended by {error}; run `dvc repro` again and it goes on", file=sys.stderr)
         sys.exit(128 + error.signum)

@@ -35,10 +35,12 @@ def _receive(signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-    elif _held and not _waiting:  # a second one no longer waits
-        _waiting = signum
-    else:
+        return
+    # A signal to the whole process group ends the workers too, which torch would report from here in the middle of a step.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if not _held or _waiting:  # a second signal no longer waits
         raise Interrupted(signum)
+    _waiting = signum
 
 
 @contextmanager

@@ -4,18 +4,17 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter
-from aepsl.errors import AepslError
 from aepsl.progress import progress
 from aepsl.resume.interrupt import held
-from aepsl.resume.state import State
+from aepsl.resume.state import State, md5
 
 Entries = dict[str, bytes]  # what one image adds to an artefact: content by entry name
 MOST_BYTES = 1 << 26  # held in memory before they are saved, however recent
-_PART = re.compile(r"(\d+)-(\d+)\.zip")
+_PART = re.compile(r"(\d+)-(\d+)-([0-9a-f]{32})\.zip")  # items from, up to, and the file's MD5, for a zip's table of contents has no checksum
 
 
 def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: State, label: str, name: str = "results") -> Iterator[Entries]:
@@ -33,6 +32,7 @@ def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: S
         done += 1
         yield entries
     if done:
+        state.resumed = True
         print(f"{label}: goes on at {done} of {total}; an interrupted run did the others", file=sys.stderr, flush=True)
     pending: list[Entries] = []
     size, last = 0, time.monotonic()
@@ -40,10 +40,8 @@ def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: S
     def save() -> None:
         nonlocal pending, done, size, last
         if pending and folder and state.folder:
-            with state.saving(), ArchiveWriter(folder / f"{done:08d}-{done + len(pending):08d}.zip") as part:
-                for number, entries in enumerate(pending, done):
-                    for entry, data in entries.items():
-                        part.add(f"{number}/{entry}", data)
+            with state.saving():
+                _save(folder, done, pending)
         done += len(pending)
         pending, size, last = [], 0, time.monotonic()
 
@@ -75,25 +73,24 @@ def _kept(folder: Path) -> Iterator[Entries]:
     found = sorted((int(match[1]), int(match[2]), path) for path in folder.glob("*.zip") if (match := _PART.fullmatch(path.name)))
     reached = 0
     for place, (first, last, path) in enumerate(found):
-        try:
-            if first != reached:
-                raise AepslError(f"{path}: expected it to begin with item {reached}")
-            items = _read(path, first, last)
-        except AepslError as error:
-            print(f"what an interrupted run kept is damaged from item {reached} on, which is done again ({error})", file=sys.stderr, flush=True)
+        if first != reached or md5(path) != path.stem.rpartition("-")[2]:
+            print(f"{path}: what an interrupted run kept is damaged from item {reached} on, which is done again", file=sys.stderr, flush=True)
             for *_, rest in found[place:]:
                 rest.unlink()
             return
+        items: list[Entries] = [{} for _ in range(first, last)]
+        part = ArchiveReader(path)
+        for entry in part:
+            number, _, name = entry.partition("/")
+            items[int(number) - first][name] = part.read(entry)
         yield from items
         reached = last
 
 
-def _read(path: Path, first: int, last: int) -> list[Entries]:
-    items: list[Entries] = [{} for _ in range(first, last)]
-    part = ArchiveReader(path)
-    for entry in part:
-        number, _, name = entry.partition("/")
-        if not number.isdecimal() or not first <= int(number) < last:
-            raise AepslError(f"{path}: found an entry {entry!r} that is not part of it")
-        items[int(number) - first][name] = part.read(entry)
-    return items
+def _save(folder: Path, first: int, items: Sequence[Entries]) -> None:
+    path = folder / "part.zip"
+    with ArchiveWriter(path) as part:
+        for number, entries in enumerate(items, first):
+            for entry, data in entries.items():
+                part.add(f"{number}/{entry}", data)
+    path.rename(folder / f"{first:08d}-{first + len(items):08d}-{md5(path)}.zip")

@@ -34,10 +34,12 @@ class State:
     ----------
     folder : where it is kept; None = nowhere, an interruption loses everything.
     every : seconds between two savings; 0 = after every item or batch.
+    resumed : whether an interrupted run had left something that this one goes on from.
     """
 
     folder: Path | None
     every: float
+    resumed: bool = False
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -105,6 +107,8 @@ def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, chec
             if (lock := try_lock(folder / LOCK)) is not None:
                 break
         assert folder is not None
+        for temporary in folder.rglob(".*.tmp"):
+            temporary.unlink()
         if others and not (folder / ABOUT).exists():
             changed = " and ".join(name for name, digest in key.items() if others[-1].key.get(name) != digest) or "the folder"
             print(f"{stage}: starts afresh: what an interrupted run left in {others[-1].folder} was for other {changed}", file=sys.stderr, flush=True)
@@ -196,7 +200,7 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def sweep(outputs: Iterable[str]) -> None:
-    """Remove temporary files beside the outputs (files, or folders of files) that killed processes left."""
+    """Remove temporary files that killed processes left beside the outputs, which are files or folders of files."""
     for output in map(Path, outputs):
         folder, pattern = (output, ".*.tmp") if output.is_dir() else (output.parent, f".{output.name}.*.tmp")
         for path in folder.glob(pattern):

@@ -1,5 +1,6 @@
 """Checkpoints of a training: everything its next step depends on that (seed, step) does not give."""
 
+import hashlib
 import io
 import sys
 import time
@@ -12,9 +13,8 @@ import torch
 from aepsl.data.archive import write_atomically
 from aepsl.errors import AepslError
 from aepsl.networks.files import load_tensors
-from aepsl.resume.state import State
+from aepsl.resume.state import State, md5
 
-FORMAT = 1
 COST = 0.01  # largest share of the time that may be spent on saving
 
 
@@ -38,13 +38,14 @@ class Checkpoints:
         """What the newest sound checkpoint holds, or None. What is damaged is removed."""
         for path in reversed(self._paths()):
             try:
-                content = load_tensors(path, what="checkpoint")
-                if not isinstance(content, dict) or content.get("format") != FORMAT:
-                    raise AepslError(f"{path}: expected a checkpoint of format {FORMAT}")
+                if md5(path) != path.stem.rpartition("-")[2]:
+                    raise AepslError(f"{path}: expected the MD5 that its name ends with")
+                content: dict[str, Any] = load_tensors(path, what="checkpoint")
             except AepslError as error:
                 print(f"{self._label}: a checkpoint is damaged, the one before it is taken ({error})", file=sys.stderr, flush=True)
                 path.unlink()
                 continue
+            self._state.resumed = True
             print(f"{self._label}: goes on after batch {content['step']}, where an interrupted run was saved", file=sys.stderr, flush=True)
             return content
         return None
@@ -61,8 +62,9 @@ class Checkpoints:
         start = time.monotonic()
         with self._state.saving():
             buffer = io.BytesIO()
-            torch.save({"format": FORMAT, "step": step, **content()}, buffer)
-            write_atomically(self._folder / f"{step:09d}.pt", buffer.getvalue())
+            torch.save({"step": step, **content()}, buffer)
+            digest = hashlib.md5(buffer.getbuffer(), usedforsecurity=False).hexdigest()
+            write_atomically(self._folder / f"{step:09d}-{digest}.pt", buffer.getvalue())
             for path in self._paths()[:-2]:
                 path.unlink()
         self._last = time.monotonic()

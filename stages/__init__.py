@@ -78,7 +78,7 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
             with opened(default_root(ROOT), label, key, every=everything.compute.save_every, checkout=ROOT) as state:
                 count = main(Declared(everything, params), everything.compute, state, **values)
         try:
-            record("metrics/runtime.csv", stage=label, seconds=time.perf_counter() - STARTED, count=count, unit=unit)
+            record("metrics/runtime.csv", stage=label, seconds=time.perf_counter() - STARTED, count=count, unit=unit, resumed=state.resumed)
         except OSError as error:  # the work is done, what it cost is only for reading
             print(f"{label}: metrics/runtime.csv: cannot note what it cost ({error.strerror}); the stage itself is finished", file=sys.stderr)
     except interrupt.Interrupted as error:

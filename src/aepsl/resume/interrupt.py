@@ -27,7 +27,7 @@ def install(*, quietly: bool = False) -> None:
 
     Parameters
     ----------
-    quietly : end the process with one line instead, as long as it has begun nothing.
+    quietly : they end the process with one line instead, for as long as it has begun nothing.
     """
     global _main, _quietly
     _main, _quietly = os.getpid(), quietly
@@ -42,13 +42,15 @@ def _receive(signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-    elif _quietly:
+        return
+    if _quietly:
         print(f"\nended by {signal.Signals(signum).name} before it began", file=sys.stderr, flush=True)
         os._exit(128 + signum)
-    elif _held and not _waiting:  # a second one no longer waits
-        _waiting = signum
-    else:
+    # A signal to the whole process group ends the workers too, which torch would report from here in the middle of a step.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if not _held or _waiting:  # a second signal no longer waits
         raise Interrupted(signum)
+    _waiting = signum
 
 
 @contextmanager

@@ -4,19 +4,17 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter
-from aepsl.errors import AepslError
 from aepsl.progress import progress
 from aepsl.resume.interrupt import held
 from aepsl.resume.state import State
 
 Entries = dict[str, bytes]  # what one image adds to an artefact: content by entry name
 MOST_BYTES = 1 << 26  # held in memory before they are saved, however recent
-KEY = "key"  # name of the entry that says whose part it is
-_PART = re.compile(r"(\d+)-(\d+)\.zip")
+_PART = re.compile(r"(\d+)-(\d+)-([0-9a-f]{32})\.zip")  # items from, up to, and a seal
 
 
 def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: State, label: str, name: str = "results") -> Iterator[Entries]:
@@ -30,10 +28,11 @@ def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: S
     """
     folder = state.folder and state.folder / name
     done = 0
-    for entries in _kept(folder, f"{state.key} {name}") if folder else ():
+    for entries in _kept(folder, name, state) if folder else ():
         done += 1
         yield entries
     if done:
+        state.resumed = True
         print(f"{label}: goes on at {done} of {total}; an interrupted run did the others", file=sys.stderr, flush=True)
     pending: list[Entries] = []
     size, last = 0, time.monotonic()
@@ -41,11 +40,8 @@ def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: S
     def save() -> None:
         nonlocal pending, done, size, last
         if pending and folder and state.folder:
-            with state.saving(), ArchiveWriter(folder / f"{done:08d}-{done + len(pending):08d}.zip") as part:
-                part.add(KEY, f"{state.key} {name} {done} {done + len(pending)}".encode())
-                for number, entries in enumerate(pending, done):
-                    for entry, data in entries.items():
-                        part.add(f"{number}/{entry}", data)
+            with state.saving():
+                _save(folder, name, state, done, pending)
         done += len(pending)
         pending, size, last = [], 0, time.monotonic()
 
@@ -72,33 +68,34 @@ def write_resumed(path: str | os.PathLike[str], compute: Callable[[int], Iterato
             archive.update(entries)
 
 
-def _kept(folder: Path, owner: str) -> Iterator[Entries]:
+def _kept(folder: Path, name: str, state: State) -> Iterator[Entries]:
     """What the parts in the folder hold, without gaps from item 0 on; a damaged part and those behind it are dropped."""
     found = sorted((int(match[1]), int(match[2]), path) for path in folder.glob("*.zip") if (match := _PART.fullmatch(path.name)))
     reached = 0
     for place, (first, last, path) in enumerate(found):
-        try:
-            if first != reached:
-                raise AepslError(f"{path}: expected it to begin with item {reached}")
-            items = _read(path, first, last, owner)
-        except AepslError as error:
-            print(f"what an interrupted run kept is damaged from item {reached} on, which is done again ({error})", file=sys.stderr, flush=True)
+        if first != reached or path.name != _name(path, name, state, first, last):
+            print(f"{path}: what an interrupted run kept is damaged from item {reached} on, which is done again", file=sys.stderr, flush=True)
             for *_, rest in found[place:]:
                 rest.unlink()
             return
+        items: list[Entries] = [{} for _ in range(first, last)]
+        part = ArchiveReader(path)
+        for entry in part:
+            number, _, inner = entry.partition("/")
+            items[int(number) - first][inner] = part.read(entry)
         yield from items
         reached = last
 
 
-def _read(path: Path, first: int, last: int, owner: str) -> list[Entries]:
-    items: list[Entries] = [{} for _ in range(first, last)]
-    part = ArchiveReader(path)
-    names = part.names()
-    if names[:1] != [KEY] or part.read(KEY) != f"{owner} {first} {last}".encode():
-        raise AepslError(f"{path}: expected a part of this very run, found another")
-    for entry in names[1:]:
-        number, _, name = entry.partition("/")
-        if not number.isdecimal() or not first <= int(number) < last:
-            raise AepslError(f"{path}: found an entry {entry!r} that is not part of it")
-        items[int(number) - first][name] = part.read(entry)
-    return items
+def _save(folder: Path, name: str, state: State, first: int, items: Sequence[Entries]) -> None:
+    path = folder / "part.zip"
+    with ArchiveWriter(path) as part:
+        for number, entries in enumerate(items, first):
+            for entry, data in entries.items():
+                part.add(f"{number}/{entry}", data)
+    path.rename(folder / _name(path, name, state, first, first + len(items)))
+
+
+def _name(path: Path, name: str, state: State, first: int, last: int) -> str:
+    # A zip's own checksums leave out its table of contents, and know nothing of the run it is of.
+    return f"{first:08d}-{last:08d}-{state.seal(path.read_bytes(), f'{name} {first} {last}')}.zip"

@@ -34,12 +34,14 @@ class State:
     ----------
     folder : where it is kept; None = nowhere, an interruption loses everything.
     every : seconds between two savings; 0 = after every item or batch.
-    key : digest of what the result depends on; whatever is saved carries it, so that nothing is taken for what it is not.
+    key : digest of what the result depends on.
+    resumed : whether an interrupted run had left something that this one goes on from.
     """
 
     folder: Path | None
     every: float
     key: str = ""
+    resumed: bool = False
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -50,6 +52,12 @@ class State:
             print(f"{self.folder}: cannot keep what is done so far ({error.strerror or error}); the work goes on, but an interruption would lose it",
                   file=sys.stderr, flush=True)
             self.folder = None
+
+    def seal(self, content: bytes, place: str) -> str:
+        """MD5 of what is kept, whose it is and where in its work it belongs; part of its name, so that nothing damaged or foreign is believed."""
+        digest = hashlib.md5(f"{self.key} {place} ".encode(), usedforsecurity=False)
+        digest.update(content)
+        return digest.hexdigest()
 
 
 def default_root(checkout: Path) -> Path:
@@ -107,6 +115,8 @@ def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, chec
             if (lock := try_lock(folder / LOCK)) is not None:
                 break
         assert folder is not None
+        for temporary in folder.rglob(".*.tmp"):
+            temporary.unlink()
         if others and not (folder / ABOUT).exists():
             changed = " and ".join(name for name, digest in key.items() if others[-1].key.get(name) != digest) or "the folder"
             print(f"{stage}: starts afresh: what an interrupted run left in {others[-1].folder} was for other {changed}", file=sys.stderr, flush=True)
@@ -145,10 +155,10 @@ def leftovers(root: Path) -> list[Leftover]:
     found = []
     for folder in root.iterdir() if root.is_dir() else ():
         try:
-            lock = try_lock(folder / LOCK)
-            if lock is None:
-                continue
-            lock.close()
+            if (folder / LOCK).exists():
+                if (lock := try_lock(folder / LOCK)) is None:
+                    continue
+                lock.close()
             about = json.loads((folder / ABOUT).read_text())
             found.append(Leftover(folder, about["stage"], about["checkout"], about["started"], about["key"]))
         except (OSError, ValueError, KeyError, TypeError):
@@ -199,9 +209,9 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def sweep(outputs: Iterable[str]) -> None:
-    """Remove temporary files beside the outputs (files, or folders of files) that killed processes left.
+    """Remove temporary files that killed processes left beside the outputs, which are files or folders of files.
 
-    Whoever calls this is :func:`alone` with the files; a folder may be another stage's too, so there the process that wrote must be gone.
+    Who calls this is :func:`alone` with the files. A folder may be another stage's too: there the process that wrote must be gone.
     """
     for output in map(Path, outputs):
         folder, pattern = (output, ".*.tmp") if output.is_dir() else (output.parent, f".{output.name}.*.tmp")

@@ -14,7 +14,6 @@ from aepsl.errors import AepslError
 from aepsl.networks.files import load_tensors
 from aepsl.resume.state import State
 
-FORMAT = 1
 COST = 0.01  # largest share of the time that may be spent on saving
 
 
@@ -38,13 +37,14 @@ class Checkpoints:
         """What the newest sound checkpoint holds, or None. What is damaged is removed."""
         for path in reversed(self._paths()):
             try:
-                content = load_tensors(path, what="checkpoint")
-                if not isinstance(content, dict) or (content.get("format"), content.get("key")) != (FORMAT, self._state.key):
-                    raise AepslError(f"{path}: expected a checkpoint of this very training in format {FORMAT}, found another")
+                if path.name != self._name(int(path.name.partition("-")[0]), path.read_bytes()):
+                    raise AepslError(f"{path}: expected the checkpoint that its name tells of, found another")
+                content: dict[str, Any] = load_tensors(path, what="checkpoint")
             except AepslError as error:
                 print(f"{self._label}: a checkpoint is damaged, the one before it is taken ({error})", file=sys.stderr, flush=True)
                 path.unlink()
                 continue
+            self._state.resumed = True
             print(f"{self._label}: goes on after batch {content['step']}, where an interrupted run was saved", file=sys.stderr, flush=True)
             return content
         return None
@@ -61,12 +61,15 @@ class Checkpoints:
         start = time.monotonic()
         with self._state.saving():
             buffer = io.BytesIO()
-            torch.save({"format": FORMAT, "key": self._state.key, "step": step, **content()}, buffer)
-            write_atomically(self._folder / f"{step:09d}.pt", buffer.getvalue())
+            torch.save({"step": step, **content()}, buffer)
+            write_atomically(self._folder / self._name(step, buffer.getvalue()), buffer.getvalue())
             for path in self._paths()[:-2]:
                 path.unlink()
         self._last = time.monotonic()
         self._cost = self._last - start
 
+    def _name(self, step: int, content: bytes) -> str:
+        return f"{step:09d}-{self._state.seal(content, f'training {step}')}.pt"
+
     def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob("*.pt")) if self._folder else []
+        return sorted(self._folder.glob("[0-9]*-*.pt")) if self._folder else []

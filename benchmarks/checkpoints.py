@@ -50,7 +50,8 @@ def samples(folder: Path, crop: int, count: int = 40) -> Samples:
         for number in range(count):
             archive.add(f"{number}.png", encode_mask(rng.integers(0, 256, (192, 256), np.uint8)))
     ids = tuple(str(number) for number in range(count))
-    index = Index(CLASSES, ids, ("train",) * count, np.tile([256, 192], (count, 1)), rng.random((count, len(CLASSES))) < 0.4)
+    labels = np.eye(len(CLASSES), dtype=bool)[rng.integers(0, len(CLASSES), count)]
+    index = Index(CLASSES, ids, ("train",) * count, np.tile([256, 192], (count, 1)), labels)
     return Samples(Photographs(ArchiveReader(folder / "images.zip"), index), Augmentation(crop, (0.5, 1.5), True, (120, 110, 100)), seed=0)
 
 

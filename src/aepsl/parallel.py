@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import joblib
 
+from aepsl.resume.interrupt import blocked
+
 T = TypeVar("T")
 R = TypeVar("R")
 WINDOW = 32  # items per process drawn at a time
@@ -29,7 +31,8 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
     remaining = iter(items)
     with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=4) as pool:
         while window := list(islice(remaining, WINDOW * count)):
-            results: Any = pool(joblib.delayed(function)(item) for item in window)
+            with blocked():  # Ctrl-C goes to every process of a terminal; workers would each print where it met them
+                results: Any = pool(joblib.delayed(function)(item) for item in window)
             yield from results
 
 

@@ -22,7 +22,8 @@ SMALL: dict[str, Any] = {
     "rounds": {"r1": "r0", "r2": "r1"}, "last_round": "r2", "passes": ["s1", "s2"], "relabels": {"s2": "s1"}, "last_pass": "s2",
     "data.shapes": {"seed": 1, "train": 12, "val": 6, "size": 64}, "saliency.size": 64,
     **{f"{stage}.{key}": value for stage in ("classify", "segment")
-       for key, value in (("network.width", 0.1), ("training.length", 2.0), ("training.batch", 3), ("training.crop", 49))},
+       for key, value in (("network.width", 0.1), ("training.length", 4.0), ("training.batch", 3), ("training.crop", 49))},
+    "segment.training.lr": 0.3, "predict.prohibit_below": 0.0,  # something else than background everywhere
     "classify.held_out": 0.25, "classify.further_rounds.start": "previous", "mine.further_rounds.confident_share": 0.5, "segment.start": "classifier",
     "refine.custom.iterations": 2,
     # Everything that can be kept is kept at once: so every run has something to go on from.

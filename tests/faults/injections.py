@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # What changes the disk, as the interpreter reports it just before it happens. Writes themselves are not reported: see `steps`.
-CHANGES = {"os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.truncate": 1, "os.link": 2, "fcntl.flock": 0, "aepsl.write": 1, "aepsl.fsync": 1}
+CHANGES = {"os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.truncate": 1, "os.link": 2, "fcntl.flock": 0, "aepsl.write": 1, "aepsl.fsync": 1}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -121,3 +121,53 @@ def heed_permissions() -> None:
         header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
         if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
             raise OSError(ctypes.get_errno(), "capset")
+
+
+def slow_steps(seconds: float) -> None:
+    """Every update of a training takes so much longer, and so does every mask that is encoded."""
+    import torch
+
+    step = torch.optim.SGD.step
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        time.sleep(seconds)
+        return step(*arguments, **named)
+
+    torch.optim.SGD.step = slow  # type: ignore[method-assign]
+
+
+def memory_runs_out(after: int) -> None:
+    """There is no more memory after so many images or updates: numpy and Pillow say so in Python's way, torch in its own."""
+    import torch
+    from PIL import Image
+
+    count = 0
+
+    def failing(function: Any, error: BaseException) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count > after:
+                raise error
+            return function(*arguments, **named)
+        return call
+
+    torch.optim.SGD.step = failing(torch.optim.SGD.step, RuntimeError(  # type: ignore[method-assign]
+        "[enforce fail at alloc_cpu.cpp:116] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes."))
+    Image.Image.convert = failing(Image.Image.convert, MemoryError())  # type: ignore[method-assign]
+
+
+def limit_memory(room: int) -> None:
+    """No more address space than now and ``room`` bytes."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, used + room))
+
+
+def clock_goes_back(seed: int) -> None:
+    """All clocks jump, mostly back, by up to a day whenever they are read, even the one that must not."""
+    import random
+
+    rng = random.Random(seed)
+    for name in ("time", "monotonic", "perf_counter"):
+        real = getattr(time, name)
+        setattr(time, name, lambda real=real: real() - rng.choice((0, 0, 3600, 86400)) * rng.random())

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 import joblib
@@ -29,6 +30,7 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
     # joblib draws items as fast as workers finish, however slow the reader of the results: windows bound what is held.
     # loky limits each worker to its share of threads, and reports a worker that dies.
     remaining = iter(items)
+    resource_tracker.ensure_running()  # joblib's workers want it; when it starts it unblocks the signals blocked below
     with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=4) as pool:
         while window := list(islice(remaining, WINDOW * count)):
             with blocked():  # Ctrl-C goes to every process of a terminal; workers would each print where it met them

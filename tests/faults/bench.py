@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,8 +115,8 @@ class Bench:
 
     # ---- making it
 
-    def make(self) -> None:
-        """Run the whole pipeline, its images first generated and then handed to it as a user's own folder."""
+    def make(self, without: Collection[str] = ()) -> None:
+        """Run the pipeline, its images first generated and then handed to it as a user's own folder, ``without`` some stages."""
         pipeline = yaml.safe_load((self.work / "dvc.yaml").read_text())
         shapes = dict(self.work.params)
         self.finish(Job("download", "python -m stages.download --out data/raw.zip", (), ("data/raw.zip",)))
@@ -131,6 +131,9 @@ class Bench:
         self.params = (self.work / "params.yaml").read_text()
         self.jobs = resolve(pipeline, self.work.params)
         for job in in_order(self.jobs):
+            if job.name in without:
+                del self.jobs[job.name]
+                continue
             self.listed(job)
             for path in job.outputs:
                 self.keep(path, self.work / path)

@@ -21,7 +21,7 @@ STAGES = ("download", "download:shapes", "prepare", "saliency", "classify@r1", "
           "segment@s2", "predict", "refine", "export", "evaluate")
 # Their work goes on where it was saved; the others take so little time that they begin again.
 RESUMES = set(STAGES) - {"download", "prepare", "export", "evaluate"}
-KILLS = int(os.environ.get("AEPSL_KILLS") or (256 if os.environ.get("AEPSL_FAULTS") == "long" else 2 * len(STAGES)))
+KILLS = int(os.environ.get("AEPSL_KILLS") or (256 if os.environ.get("AEPSL_FAULTS") == "long" else len(STAGES)))
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EXPLAINED = {128 + signal.SIGTERM: "ended by SIGTERM", 128 + signal.SIGINT: "ended by SIGINT"}
 

@@ -68,8 +68,8 @@ def test_a_worker_that_loads_images_and_is_killed_is_explained_and_a_rerun_goes_
     record("worker_killed", {name: "explained, then the same bytes"})
 
 
-@pytest.mark.parametrize(("name", "number"), [("refine", signal.SIGKILL), ("refine", signal.SIGTERM), ("segment@s1", signal.SIGKILL),
-                                              ("segment@s1", signal.SIGTERM)])
+@pytest.mark.parametrize(("name", "number"), [("refine", signal.SIGKILL), ("segment@s1", signal.SIGTERM),
+                                              *([("refine", signal.SIGTERM), ("segment@s1", signal.SIGKILL)] if LONG else [])])
 def test_no_worker_outlives_a_killed_stage(bench: Bench, name: str, number: int) -> None:
     job = bench.reset(bench.jobs[name], **{"compute.processes": 2, "compute.workers": 2})
     run = bench.start(job, inject=[SLOW])
@@ -82,8 +82,8 @@ def test_no_worker_outlives_a_killed_stage(bench: Bench, name: str, number: int)
     bench.succeeds_again(job)
 
 
-@pytest.mark.parametrize(("name", "number"), [("refine", signal.SIGINT), ("segment@s1", signal.SIGINT), ("refine", signal.SIGTERM),
-                                              ("segment@s1", signal.SIGTERM)])
+@pytest.mark.parametrize(("name", "number"), [("refine", signal.SIGINT), ("segment@s1", signal.SIGTERM),
+                                              *([("segment@s1", signal.SIGINT), ("refine", signal.SIGTERM)] if LONG else [])])
 def test_a_signal_to_all_processes_ends_a_stage_and_its_workers_in_one_line(bench: Bench, name: str, number: int) -> None:
     """As a terminal sends Ctrl-C, and the scheduler of a cluster SIGTERM."""
     job = bench.reset(bench.jobs[name], **{"compute.processes": 2, "compute.workers": 2})
@@ -115,15 +115,16 @@ def test_memory_that_runs_out_is_explained_and_a_rerun_goes_on(bench: Bench, nam
 def test_a_limit_of_memory_is_explained(bench: Bench, name: str, room: int) -> None:
     job = bench.reset(bench.jobs[name])
     run = bench.start(job, inject=[("limit_memory", {"room": room})])
-    if run.wait() != 0:  # what torch prints on its way out, without memory, may follow
-        assert f"{name}: memory ran out" in run.said or "failed to map segment" in run.said, run.said
+    if run.wait() != 0:  # a library may not say what it lacked, and print more on its way out; none of it goes without a sentence of ours
+        assert f"\n{name}: " in run.said, run.said
+        assert bench.outputs_as_before(job) == [f"{path}: missing" for path in job.outputs]
     bench.succeeds_again(job)
 
 
 # ---- two runs at once
 
 
-@pytest.mark.parametrize("name", ["segment@s1", "classify@r2"])
+@pytest.mark.parametrize("name", ["segment@s1", "classify@r2"] if LONG else ["segment@s1"])
 def test_a_second_run_of_a_stage_is_refused_and_the_first_one_finishes(bench: Bench, name: str) -> None:
     job = bench.reset(bench.jobs[name])
     first = bench.start(job, inject=[("slow_steps", {"seconds": 0.3})])
@@ -141,11 +142,9 @@ def test_a_second_run_of_a_stage_is_refused_and_the_first_one_finishes(bench: Be
 # ---- clocks
 
 
-@pytest.mark.parametrize("every", [0, 60])
-@pytest.mark.parametrize("name", ["saliency", "segment@s1", "mine@r2", "export"])
+@pytest.mark.parametrize(("name", "every"), [("saliency", 0), ("segment@s1", 60),
+                                             *([("saliency", 60), ("segment@s1", 0), ("mine@r2", 0), ("mine@r2", 60), ("export", 0)] if LONG else [])])
 def test_a_clock_that_goes_back_changes_nothing(bench: Bench, name: str, every: float) -> None:
-    if every and not LONG and name != "segment@s1":
-        pytest.skip("long form only")
     job = bench.reset(bench.jobs[name], **{"compute.save_every": every})
     tomorrow = time.time() + 86400
     for path in job.inputs:

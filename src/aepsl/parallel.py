@@ -1,6 +1,8 @@
 """Run a function over many items in several processes, results in the order of the items."""
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -31,11 +33,21 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
     # loky limits each worker to its share of threads, and reports a worker that dies.
     remaining = iter(items)
     resource_tracker.ensure_running()  # joblib's workers want it; when it starts it unblocks the signals blocked below
-    with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=4) as pool:
+    with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=4, initializer=end_with, initargs=(os.getpid(),)) as pool:
         while window := list(islice(remaining, WINDOW * count)):
             with blocked():  # Ctrl-C goes to every process of a terminal; workers would each print where it met them
                 results: Any = pool(joblib.delayed(function)(item) for item in window)
             yield from results
+
+
+def end_with(parent: int) -> None:
+    """End this worker as soon as the process that started it has ended, even by SIGKILL: it would wait for work for five minutes more."""
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def usable_cores() -> int:

@@ -26,7 +26,7 @@ ALIKE = {"data/mined/r0.zip": "data/mined/r1.zip", "data/mined/r1.zip": "data/mi
          "models/segmenter/s2.pt": "models/classifier/r1.pt", "data/images.zip": "data/truth.zip", "data/truth.zip": "data/labels/s1.zip",
          "data/predictions.zip": "data/truth.zip", "data/scores.zip": "data/predictions.zip", "data/raw.zip": "data/images.zip",
          "data/weights/classify.pth": "data/weights/segment.pth", "data/weights/segment.pth": "models/classifier/r1.pt",
-         "data/index.csv": "metrics/stop.csv", "data/mean_pixel.json": "metrics/stop.json", "metrics/stop.csv": "data/index.csv",
+         "data/index.csv": "data/mean_pixel.json", "data/mean_pixel.json": "data/index.csv", "metrics/stop.csv": "data/index.csv",
          "metrics/stop.json": "data/mean_pixel.json"}
 
 

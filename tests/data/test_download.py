@@ -514,6 +514,12 @@ def test_a_wrong_beginning_gets_one_clean_try(server: Server, tmp_path: Path) ->
     assert story.count(f"{other}: expected md5") == 2
 
 
+def test_a_wrong_mirror_that_breaks_off_every_time_is_left_in_the_end(server: Server, tmp_path: Path) -> None:
+    wrong = server.say("wrong", *[Answer(b"x" * len(GOOD), cut=5000), Answer(b"x" * len(GOOD))] * 20)
+    assert get([wrong, server.url("good")], tmp_path / "file").read_bytes() == GOOD
+    assert server.asked == [*["wrong"] * 4, "good"]
+
+
 def test_a_login_page_does_not_cost_what_is_there(server: Server, tmp_path: Path) -> None:
     portal = [Answer(b" \n<!doctype HTML><p>Pay first", ranges=False), Answer(b"<html>", ranges=False, headers={"Content-Type": "text/html"})]
     for page in portal:

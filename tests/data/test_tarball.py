@@ -111,6 +111,11 @@ def test_a_hostile_header_ends_in_an_explanation_and_takes_no_memory(tmp_path: P
         tracemalloc.stop()
 
 
+def test_a_negative_size_does_not_lead_back(tmp_path: Path) -> None:
+    with pytest.raises(AepslError, match="elsewhere of -512 bytes"):
+        files(save(tmp_path, claim(-512, name=b"elsewhere") + END))
+
+
 def test_an_archive_of_too_many_entries_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tarball, "MOST_ENTRIES", 2)
     with pytest.raises(AepslError, match="more than 2 entries"):

@@ -25,6 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from aepsl.data import part as parts
 from aepsl.data import transfer
 from aepsl.data.download import fetch
 from aepsl.errors import AepslError
@@ -406,7 +407,7 @@ def test_a_killed_process_started_again_fetches_only_the_rest(server: Server, tm
 
 
 def left_by_a_killed_process(folder: Path, content: bytes, *, url: str, md5: str = MD5, tag: str = '"1"') -> None:
-    part = transfer.Part(folder / "file", checksum=f'{{"md5": "{md5}"}}' if md5 else "").__enter__()
+    part = parts.Part(folder / "file", checksum=f'{{"md5": "{md5}"}}' if md5 else "").__enter__()
     part.begin(url, tag, None)
     part.write(content)
     part._file.close()  # and nothing else, as at a kill
@@ -707,7 +708,7 @@ def test_a_file_system_without_locks_is_no_obstacle(server: Server, tmp_path: Pa
     def flock(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(transfer.fcntl, "flock", flock)
+    monkeypatch.setattr(parts.fcntl, "flock", flock)
     assert get(server.url("good"), tmp_path / "file").read_bytes() == GOOD
 
 
@@ -717,15 +718,15 @@ def test_a_process_that_dies_between_any_two_steps_leaves_what_the_next_one_heal
     class Death(BaseException):
         pass
 
-    whole: Callable[..., Any] = getattr(transfer.Part, call)
+    whole: Callable[..., Any] = getattr(parts.Part, call)
 
-    def dies(part: transfer.Part, *arguments: Any) -> None:
+    def dies(part: parts.Part, *arguments: Any) -> None:
         if call != "begin":
             whole(part, *arguments)
         raise Death
 
     for survivor in (dies, whole):
-        monkeypatch.setattr(transfer.Part, call, survivor)
+        monkeypatch.setattr(parts.Part, call, survivor)
         if survivor is dies:
             with pytest.raises(Death):
                 get(server.url("good"), tmp_path / "file")

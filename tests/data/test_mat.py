@@ -116,6 +116,15 @@ def test_a_file_that_promises_what_it_has_not_is_explained(hostile: bytes, packe
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(("content", "said"), [
+    (element(15, zlib.compress(variable(b"123456", (2, 3)))[:-1]), "compressed data that are cut short"),
+    (element(15, zlib.compress(bytes(17 << 20))), "more than 16 MiB when unpacked"), (struct.pack("<I", 5 << 16 | 14) + bytes(12), "small data element of 5"),
+    (element(14, element(6, b"123") + element(5, bytes(8)) + element(1, b"x")), "unpack requires"), (element(14, element(6, bytes(8)) + element(5, b"12345")), "unpack requires")])
+def test_damage_is_named(content: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=f"damaged or foreign one .*{said}"):
+        read_mask_field(HEAD["<"] + content, "GTcls", "Segmentation")
+
+
 def test_a_field_named_twice_is_none() -> None:
     data = HEAD["<"] + variable(b"123456", (2, 3), names=b"Segmentation\0\0\0\0" * 2)
     with pytest.raises(ValueError, match="with a field Segmentation, found none"):

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from aepsl.data.transfer import MIB, Fault, Part, transfer
+from aepsl.data.part import Part
+from aepsl.data.transfer import MIB, Fault, transfer
 from aepsl.errors import AepslError
 
 LONGEST_PAUSE = 60.0  # seconds between two tries

@@ -99,8 +99,6 @@ def _matrix(content: bytes, order: Order) -> tuple[int, tuple[int, ...], str, It
         return None
     parts = _elements(content, order)
     flags, shape, name = _next(parts, _UINT32), _integers(_next(parts, _INT32), order), _next(parts, _INT8)
-    if len(flags) != 8:
-        raise _Damaged(f"{len(flags)} bytes of array flags")
     kind = struct.unpack(f"{order}I", flags[:4])[0] & 0xFF
     if kind not in _CLASSES:
         raise _Damaged(f"an array of class {kind}")
@@ -135,8 +133,6 @@ def _next(parts: Iterator[tuple[int, bytes]], expected: int) -> bytes:
 
 
 def _integers(content: bytes, order: Order) -> tuple[int, ...]:
-    if len(content) % 4:
-        raise _Damaged(f"{len(content)} bytes of integers")
     return struct.unpack(f"{order}{len(content) // 4}i", content)
 
 

@@ -224,6 +224,7 @@ class Compute(Group):
     workers: Annotated[int, Field(ge=0)]
     processes: Annotated[int, Field(ge=0)]
     threads: Annotated[int, Field(ge=0)]
+    save_every: NotNegative
 
 
 class Params(Group):

@@ -44,19 +44,29 @@ def save_blank(path: str | os.PathLike[str]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _load(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
+def load_tensors(path: str | os.PathLike[str], *, what: str = "model file") -> Any:
+    """What ``torch.save`` wrote: tensors, numbers, strings, lists and dictionaries; never code. Checksums are compared.
+
+    Raises
+    ------
+    AepslError : no such file, or a damaged one.
+    """
     try:
         data = Path(path).read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             damaged = archive.testzip()  # torch does not compare the checksums it writes
         if damaged is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AepslError(f"{path}: no such file; `dvc repro` or `dvc pull` makes it") from None
     except (*ZIP_FAULTS, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise AepslError(f"{path}: expected a model file of this project, found a damaged or foreign one ({str(error)[:100]}); "
+        raise AepslError(f"{path}: expected a {what} of this project, found a damaged or foreign one ({str(error)[:100]}); "
                          "delete it and run `dvc checkout` or `dvc repro`") from error
+
+
+def _load(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
+    content = load_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") not in kinds:
         found = content.get("kind") if isinstance(content, dict) else type(content).__name__
         raise AepslError(f"{path}: expected a {' or '.join(kinds)} of format {FORMAT}, found {found}; run the stage that makes it again")

@@ -688,20 +688,20 @@ def test_two_runs_that_fetch_the_same_file_ask_once(server: Server, tmp_path: Pa
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
-def test_progress_counts_mebibytes_that_are_still_to_come(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int, str, str]] = []
+def test_progress_counts_mebibytes_of_the_whole(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int, int, str, str]] = []
 
-    def progress(items: Iterator[None], *, total: int, label: str, unit: str) -> Iterator[None]:
+    def progress(items: Iterator[None], *, total: int, done: int, label: str, unit: str) -> Iterator[None]:
         number = 0
         try:
             for number, item in enumerate(items, 1):  # noqa: B007
                 yield item
         finally:
-            seen.append((number, total, label, unit))
+            seen.append((number, done, total, label, unit))
 
     monkeypatch.setattr(transfer, "progress", progress)
     get(server.say("flaky", Answer(BIG, cut=2 << 20), Answer(BIG)), tmp_path / "file", md5=BIG_MD5)
-    assert seen == [(2, 3, "download file", "MiB"), (1, 1, "download file, from 2 MiB on", "MiB")]
+    assert seen == [(2, 0, 3, "download file", "MiB"), (1, 2, 3, "download file", "MiB")]
 
 
 def test_a_file_system_without_locks_is_no_obstacle(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from aepsl.data.archive import write_atomically
+from aepsl.data.archive import publish, write_atomically
 
 
 @dataclass
@@ -94,8 +94,7 @@ class Part:
 
     def publish(self) -> Path:
         """Give the file its name."""
-        os.fsync(self._file.fileno())
-        self.path.replace(self.target)
+        publish(self.path, self.target)
         return self.target
 
 

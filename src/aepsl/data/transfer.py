@@ -99,8 +99,7 @@ def transfer(address: str, part: Part, *, size: int | None, trusting: bool, time
         _need(part.target.parent, (end or 0) - start)
         part.begin(address, validator, length)
         blocks = _append(answer, first, part, timeout, clock, limit=LARGEST if end is None else end)
-        since = f", from {start / MIB:.0f} MiB on" if start else ""
-        for _ in progress(blocks, total=math.ceil(((end or start) - start) / MIB), label=f"download {part.target.name}{since}", unit="MiB"):
+        for _ in progress(blocks, total=math.ceil((end or 0) / MIB), done=start // MIB, label=f"download {part.target.name}", unit="MiB"):
             pass
     if end is not None and part.size != end:
         raise Fault(f"expected {end} bytes, found {part.size}: the connection broke off", passes=True)

@@ -1,13 +1,12 @@
 """segment@sN: train the segmenter on pseudo-labels with prohibitive segmentation learning (section 3.3)."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from aepsl.data.archive import ArchiveReader
-from aepsl.data.index import read_index
+from aepsl.data.index import read_index, read_mean_pixel
 from aepsl.data.samples import Augmentation, Photographs, Samples
 from aepsl.evaluation.tables import write_csv
 from aepsl.networks.files import save_model, start_from_classifier
@@ -26,7 +25,7 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
          curve: str) -> int:
     settings, network = p.segment.training, p.segment.network
     rows = read_index(index).split("train")
-    fill = json.loads(Path(mean_pixel).read_text())["mean_pixel"]
+    fill = read_mean_pixel(mean_pixel)
     samples = Samples(Photographs(ArchiveReader(images), rows), Augmentation(settings.crop, tuple(settings.scale), settings.mirror, fill),
                       seed=p.seed, masks=ArchiveReader(labels))
 

@@ -28,7 +28,7 @@ from aepsl.errors import AepslError, FaultList, printable
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 VOID = 255  # ignored pixel of a mask
 # What opening a file may cost; archives and images come from anywhere.
-MOST_PIXELS = 100_000_000  # of an image: 300 MB in RGB
+MOST_PIXELS = 1 << 26  # of an image: 200 MB in RGB
 MOST_BYTES = 1 << 30  # of an entry, unpacked
 MOST_TEXT = 1 << 26  # of an entry that is JSON, XML, a list or a table
 MOST_RATIO = 200  # of an entry's size to what it takes in the file, where it has more than a mebibyte: what is packed here is compressed already

@@ -125,7 +125,8 @@ def parse_classes(text: str, where: str) -> dict[str, float | None]:
                 raise ValueError(f"{shown(name)} twice" if name in classes else f"an IoU of {iou}")
             classes[name] = iou
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise AepslError(f"{where}: expected columns class and iou with numbers from 0 to 1, every class once, found another table ({error})") from None
+        raise AepslError(f"{where}: expected columns class and iou with numbers from 0 to 1, every class once, "
+                         f"found another table ({error})") from None
     return classes
 
 

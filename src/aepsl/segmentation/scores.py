@@ -44,7 +44,8 @@ def read_scores(archive: ArchiveReader, identifier: str) -> np.ndarray:
     try:
         return _parse(data)
     except (ValueError, EOFError, SyntaxError, RecursionError, MemoryError, TypeError, tokenize.TokenError) as error:
-        raise AepslError(f"{archive.path}: entry {identifier}.npy is damaged ({str(error) or type(error).__name__}); run `dvc repro predict`") from error
+        reason = str(error) or type(error).__name__
+        raise AepslError(f"{archive.path}: entry {identifier}.npy is damaged ({reason}); run `dvc repro predict`") from error
 
 
 def _parse(data: bytes) -> np.ndarray:

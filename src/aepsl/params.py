@@ -403,6 +403,13 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, f"expected a decimal number, found {shown(node.value)}", node.start_mark)
         return float(self.construct_yaml_float(node))
 
+    def construct_switch(self, node: Any) -> bool:
+        # YAML takes no and off for false, where DVC reads the words.
+        if node.value.lower() not in ("true", "false"):
+            raise yaml.constructor.ConstructorError(None, None, f"expected true or false, or a name in quotes, found {shown(node.value)}",
+                                                    node.start_mark)
+        return bool(node.value.lower() == "true")
+
     def construct_text(self, node: Any) -> str:
         return str(node.value)
 
@@ -410,6 +417,7 @@ class _Loader(yaml.SafeLoader):
 MERGE = "tag:yaml.org,2002:merge"
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_fraction)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.construct_switch)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_text)  # a folder may be named by a date
 
 

@@ -112,7 +112,7 @@ def read_mean_pixel(path: str | os.PathLike[str]) -> tuple[float, float, float]:
         raise AepslError(f"{path}: no such file; `dvc repro prepare` makes it") from None
     except (OSError, ValueError) as error:
         raise AepslError(f"{path}: expected the mean pixel as JSON, found a damaged file ({error}); run `dvc repro -f prepare`") from None
-    mean = content.get("mean_pixel") if isinstance(content, dict) else None
+    mean = content["mean_pixel"] if isinstance(content, dict) and set(content) == {"mean_pixel"} else None
     if not (isinstance(mean, list) and len(mean) == 3 and all(type(value) in (int, float) and 0 <= value <= 255 for value in mean)):
         raise AepslError(f"{path}: expected mean_pixel with three numbers from 0 to 255, found {shown(content)}; run `dvc repro -f prepare`")
     return float(mean[0]), float(mean[1]), float(mean[2])

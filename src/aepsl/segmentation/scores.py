@@ -25,7 +25,7 @@ def read_stride(archive: ArchiveReader) -> int:
         content = parse_json(archive.text(GRID))
     except ValueError as error:
         raise AepslError(f"{archive.describe(GRID)} is damaged ({error}); run `dvc repro predict`") from error
-    stride = content.get("stride") if isinstance(content, dict) else None
+    stride = content["stride"] if isinstance(content, dict) and set(content) == {"stride"} else None
     if type(stride) is not int or not 1 <= stride <= MOST_STRIDE:
         raise AepslError(f"{archive.describe(GRID)}: expected a stride from 1 to {MOST_STRIDE}, found {shown(content)}; run `dvc repro predict`")
     return stride

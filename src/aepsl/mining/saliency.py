@@ -149,7 +149,7 @@ class UserMaps(Mapping[str, Callable[[], bytes]]):
             names = sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
         elif self.path.is_file():
             self._archive = ArchiveReader(self.path)
-            names = sorted(self._archive.names())
+            names = sorted(name for name in self._archive.names() if not name.endswith("/"))
         else:
             raise AepslError(f"{self.path}: expected a folder or a zip of saliency maps, found nothing there; correct saliency.maps")
         self._names: dict[str, str] = {}

@@ -23,7 +23,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from aepsl.errors import AepslError, FaultList, printable
+from aepsl.errors import AepslError, FaultList, printable, shown
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 VOID = 255  # ignored pixel of a mask
@@ -32,8 +32,10 @@ MOST_PIXELS = 1 << 26  # of an image: 200 MB in RGB
 MOST_BYTES = 1 << 30  # of an entry, unpacked
 MOST_TEXT = 1 << 26  # of an entry that is JSON, XML, a list or a table
 MOST_RATIO = 200  # of an entry's size to what it takes in the file, where it has more than a mebibyte: what is packed here is compressed already
+LONGEST_NAME = 300  # characters of an entry's name that an error shows
 # What zipfile raises on damaged archives; RuntimeError where a flipped bit says "encrypted" or "compressed in another way".
 ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, OverflowError, struct.error)
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 # What Pillow raises on damaged images.
 IMAGE_FAULTS = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, RuntimeError, struct.error, zlib.error)
 
@@ -107,7 +109,7 @@ class ArchiveReader:
             except FileNotFoundError:
                 raise AepslError(f"{self.path}: no such file; `dvc repro` or `dvc pull` makes it") from None
             except ZIP_FAULTS as error:
-                raise AepslError(f"{self.path}: expected a complete zip archive, found a damaged one ({error}); "
+                raise AepslError(f"{self.path}: expected a complete zip archive, found a damaged one ({printable(str(error), 200)}); "
                                  "delete it and run `dvc checkout` or `dvc repro`") from error
             if faults := entry_faults(archive):
                 archive.close()
@@ -131,10 +133,10 @@ class ArchiveReader:
                 # Asked for a number of bytes it unpacks no more, however much the entry would expand to.
                 return entry.read(archive.NameToInfo[name].file_size + 1)
         except KeyError:
-            raise AepslError(f"{self.path}: expected an entry {name!r}, found none; the artefact belongs to other data, "
+            raise AepslError(f"{self.path}: expected an entry {shown(name, LONGEST_NAME)}, found none; the artefact belongs to other data, "
                              "run `dvc repro`") from None
         except ZIP_FAULTS as error:
-            raise AepslError(f"{self.path}: entry {name!r} is damaged ({error}); "
+            raise AepslError(f"{self.describe(name)} is damaged ({printable(str(error), 200) or type(error).__name__}); "
                              "delete the file and run `dvc checkout` or `dvc repro`") from error
 
     def mask(self, name: str) -> np.ndarray:
@@ -154,7 +156,7 @@ class ArchiveReader:
 
     def describe(self, name: str) -> str:
         """What to call an entry in an error."""
-        return f"{self.path}: entry {name!r}"
+        return f"{self.path}: entry {shown(name, LONGEST_NAME)}"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -171,9 +173,9 @@ def _name_check(name: str) -> bytes:
 def entry_faults(archive: zipfile.ZipFile) -> list[str]:
     """Why entries of an archive are not read, one line each; nothing is unpacked to find out."""
     entries = archive.infolist()
-    faults = [f"entry {printable(name)!r}: expected every name once, found it {count} times"
+    faults = [f"entry {shown(name, LONGEST_NAME)}: expected every name once, found it {count} times"
               for name, count in Counter(info.orig_filename for info in entries).items() if count > 1]
-    return faults + [f"entry {printable(info.orig_filename)!r}: {fault}" for info in entries if (fault := _entry_fault(info))]
+    return faults + [f"entry {shown(info.orig_filename, LONGEST_NAME)}: {fault}" for info in entries if (fault := _entry_fault(info))]
 
 
 def _entry_fault(info: zipfile.ZipInfo) -> str | None:
@@ -256,6 +258,8 @@ def verify_png(data: bytes) -> None:
     image = open_image(data)
     if isinstance(image, PngImageFile):
         image.verify()
+        if PNG_END not in data:
+            raise OSError("truncated PNG file")
 
 
 def image_fault(error: Exception) -> str:
@@ -297,7 +301,7 @@ def parse_json(data: bytes) -> Any:
     """
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-            raise ValueError(f"expected every key once, found {printable(twice[0], 80)!r} again")
+            raise ValueError(f"expected every key once, found {shown(twice[0])} again")
         return dict(pairs)
 
     def number(text: str) -> float:

@@ -175,4 +175,4 @@ def test_submissions_with_strange_members(tmp_path: Path) -> None:
         return gzip.compress(tar([*SOUND[:kept], *strange], kind), level, mtime=0)
 
     inputs = st.tuples(st.lists(MEMBERS, max_size=3), st.integers(0, 3), st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]), st.sampled_from([1, 9])).map(pack)
-    fuzz("submission, members", inputs, judge_submission(path), names=[str(path), FOLDER, *(ascii(name)[1:-1] for name in NAMES), "top level"], short=80, long=1500)
+    fuzz("submission, members", inputs, judge_submission(path), names=[str(path), FOLDER, "top level", "../../x", *(ascii(name)[1:-1] for name in NAMES)], short=80, long=1500)

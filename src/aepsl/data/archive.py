@@ -130,8 +130,11 @@ class ArchiveReader:
         archive = self._open()
         try:
             with archive.open(name) as entry:
-                # Asked for a number of bytes it unpacks no more, however much the entry would expand to.
-                return entry.read(archive.NameToInfo[name].file_size + 1)
+                size = archive.NameToInfo[name].file_size
+                data = entry.read(size + 1)  # asked for a number of bytes it unpacks no more, however much the entry would expand to
+            if len(data) != size:
+                raise zipfile.BadZipFile(f"{len(data)} bytes instead of {size}")
+            return data
         except KeyError:
             raise AepslError(f"{self.path}: expected an entry {shown(name, LONGEST_NAME)}, found none; the artefact belongs to other data, "
                              "run `dvc repro`") from None

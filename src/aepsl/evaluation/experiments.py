@@ -74,7 +74,18 @@ def parse_experiments(content: Sequence[Mapping[str, Any]], table: Callable[[str
     Parameters
     ----------
     table : the text of metrics/per_class.csv at a revision, empty where there is none.
+
+    Raises
+    ------
+    AepslError : it is not in the form that DVC 3.67 gives it.
     """
+    try:
+        return _experiments(content, table)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise AepslError(f"dvc exp show --json: expected the form that DVC 3.67 gives it, found another ({type(error).__name__}: {error})") from error
+
+
+def _experiments(content: Sequence[Mapping[str, Any]], table: Callable[[str], str]) -> Found:
     found = Found([], [], [])
     for commit in content:
         if commit["rev"] != "workspace" and commit["data"] and not commit["error"]:

@@ -103,8 +103,10 @@ def test_missing_or_doubled_markers_are_named(text):
         with_tables(text, {"psl": "| p |"}, "README.md")
 
 
-@pytest.mark.parametrize("text", [f"{HEADER}shapes,r1,1,40,nan\n", f"{HEADER}shapes,r1,1,40,1e999\n", f"{HEADER}shapes,r1,1,-1,50\n", f"{HEADER}=1+1,r1,1,40,50\n",
-                                  f'{HEADER}"shapes\n",r1,1,40,50\n', f'{HEADER}"shapes,r1,1,40,50\n', f"{HEADER}\udcff,r1,1,40,50\n", f"{HEADER}shapes,r1,1,40,50,60\n"])
+@pytest.mark.parametrize("text", [f"{HEADER}shapes,r1,1,40,nan\n", f"{HEADER}shapes,r1,1,40,1e999\n", f"{HEADER}shapes,r1,1,-1,50\n",
+                                  f"{HEADER}=1+1,r1,1,40,50\n",
+                                  f'{HEADER}"shapes\n",r1,1,40,50\n', f'{HEADER}"shapes,r1,1,40,50\n', f"{HEADER}\udcff,r1,1,40,50\n",
+                                  f"{HEADER}shapes,r1,1,40,50,60\n"])
 def test_rows_that_nobody_measured_are_refused(tmp_path, text):
     (tmp_path / "rounds.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(AepslError, match=r"rounds\.csv: .*expected .*found"):
@@ -118,7 +120,8 @@ def test_settings_of_another_form_are_refused(tmp_path, text):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a\\|b", "<script>x</script>", "<!-- /ablations: rounds -->", "[x](https://x)", "![x](https://x)", "`x`", "**x**", "&lt;", "a\nb | c", "\x1b[2J"])
+@pytest.mark.parametrize("name", ["a\\|b", "<script>x</script>", "<!-- /ablations: rounds -->", "[x](https://x)", "![x](https://x)", "`x`", "**x**",
+                                  "&lt;", "a\nb | c", "\x1b[2J"])
 def test_a_name_of_data_is_text_in_the_tables_and_nothing_else(name):
     lines = markdown(Table({"rounds": [row(name, "r1", 1, 28.0)], "psl": []}))["rounds"].split("\n")
     assert len(lines) == 2 + len(VARIANTS["rounds"])

@@ -58,7 +58,8 @@ def require_sense(message: str, names: Sequence[str]) -> None:
         assert line.isprintable(), f"not printable: {line!r}"
         assert len(line) < 2500, f"a line of {len(line)} characters: {line[:300]}"
     assert re.search(r"expected .*found |expected |no such file|is damaged|missing|unknown parameter|should |is listed|has no training image|not in "
-                     r"data\.classes|listed|fit|too;|again|is a reserved|is named|has an earlier line|no miou|no line of a table|no training", message), message
+                     r"data\.classes|listed|fit|too;|again|is a reserved|is named|has an earlier line|no miou|no line of a table|no training",
+                     message), message
     assert not re.search(r" at 0x[0-9a-f]{6}|Traceback|<class '|<function|\(\);|\(None\)|found ;", message), f"no sense in: {message}"
 
 
@@ -126,11 +127,15 @@ def in_child(campaign: Callable[[], None], counts: dict[str, int], folder: Path)
 
 TOKENS = [token.encode("utf-8", "surrogatepass") for token in (
     "\0", "\ufeff", "\r\n", "\r", "\n", "\t", " ", "\ud800", "\udcff", "\x1b[2J", "\x07", "\x85", "\u2028", "\u202e", "\u0301" * 9, "🐈", "é", "Ａ",
-    "9" * 400, "-1", "1e999", "1e-999", "NaN", "Infinity", "0x10", "010", "1:30", "1_0", "٣", "true", "null", "~", "yes", "''", '"', "'", ",", ";", "|", "<", ">", "&",
+    "9" * 400, "-1", "1e999", "1e-999", "NaN", "Infinity", "0x10", "010", "1:30", "1_0", "٣", "true", "null", "~", "yes", "''", '"', "'", ",", ";",
+    "|", "<", ">", "&",
     "&a ", "*a", "<<: *a", "%", "=1+1", "@x", "../../x", "/etc/passwd", "CON", "..", "[", "]", "{", "}", ": ", "- ", "? ", "#", "--- ", "...\n",
-    "!!python/object/apply:os.abort []", "!!python/name:os.abort", "!!binary aGk=", "!!set {a}", "&amp;", "&#0;", "&x;", "<![CDATA[", "]]>", "<!-- ", "<?xml ?>",
-    "<!DOCTYPE a [<!ENTITY x 'y'>]>", "<b>", "</object>", "__proto__", "a" * 300, "[" * 3000, "{" * 400, "<a>" * 5000, "(" * 500, "a," * 2000, "a: " * 60,
-)] + [b"\xff", b"\xc3(", b"\xff\xfe", b"\x80\x04", b"PK\x05\x06", b"PK\x01\x02", b"\x89PNG\r\n", b"\xff\xd8\xff", b"IEND", b"IDAT", b"\x00" * 64, b"\xff" * 64]
+    "!!python/object/apply:os.abort []", "!!python/name:os.abort", "!!binary aGk=", "!!set {a}", "&amp;", "&#0;", "&x;", "<![CDATA[", "]]>", "<!-- ",
+    "<?xml ?>",
+    "<!DOCTYPE a [<!ENTITY x 'y'>]>", "<b>", "</object>", "__proto__", "a" * 300, "[" * 3000, "{" * 400, "<a>" * 5000, "(" * 500, "a," * 2000,
+    "a: " * 60,
+)] + [b"\xff", b"\xc3(", b"\xff\xfe", b"\x80\x04", b"PK\x05\x06", b"PK\x01\x02", b"\x89PNG\r\n", b"\xff\xd8\xff", b"IEND", b"IDAT", b"\x00" * 64,
+      b"\xff" * 64]
 
 
 @st.composite
@@ -166,7 +171,8 @@ def mutated(draw: st.DrawFn, samples: Sequence[bytes], tokens: Sequence[bytes] =
 
 TEXTS = st.text(max_size=12) | st.sampled_from([token.decode("utf-8", "surrogatepass") for token in TOKENS[:60]])
 NUMBERS = st.integers() | st.floats() | st.sampled_from([0, -1, 1, 255, 256, 2**31, 2**63, 2**64, 10**30, 10**400, 1e308, -0.0])
-VALUES = st.recursive(st.none() | st.booleans() | NUMBERS | TEXTS, lambda below: st.lists(below, max_size=3) | st.dictionaries(TEXTS, below, max_size=3), max_leaves=6)
+VALUES = st.recursive(st.none() | st.booleans() | NUMBERS | TEXTS, lambda below: st.lists(below, max_size=3) | st.dictionaries(TEXTS, below,
+    max_size=3), max_leaves=6)
 
 
 def paths_of(content: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -17,8 +17,8 @@ from aepsl.data import voc
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_image, encode_grey, encode_mask
 from aepsl.data.index import read_index
 from aepsl.data.prepare import prepare
-from aepsl.evaluation.mask_png import mask_png_faults
 from aepsl.errors import AepslError
+from aepsl.evaluation.mask_png import mask_png_faults
 from aepsl.mining.saliency import load_map, user_maps
 from tests.faults.fuzzing import TOKENS, fuzz, mutated
 
@@ -54,19 +54,28 @@ RGB = Image.fromarray(PIXELS)
 GREY = Image.fromarray(MASK)
 ROWS = b"".join(b"\0" + row.tobytes() for row in MASK)
 PALETTE = chunk(b"PLTE", bytes(768))
-MASKS = [encode_mask(MASK), encode_mask(MASK), encode_grey(MASK), saved(RGB.quantize(4)), saved(Image.fromarray(MASK > 0)), saved(RGB), saved(RGB.convert("RGBA")),
-         saved(Image.fromarray(MASK.astype(np.uint16))), saved(GREY, "JPEG"), saved(GREY, "BMP"), saved(GREY, "TIFF"), saved(GREY, "GIF"), saved(GREY, "WEBP"),
-         saved(RGB.quantize(4), bits=2), saved(GREY, save_all=True, append_images=[GREY.transpose(Image.Transpose.ROTATE_180)]), saved(RGB.quantize(9), transparency=1),
-         png(bits=8, colours=3, rows=ROWS, between=PALETTE), png(bits=8, colours=3, rows=ROWS), png(bits=4, colours=0, rows=ROWS), png(bits=2, colours=0, rows=ROWS),
+MASKS = [encode_mask(MASK), encode_mask(MASK), encode_grey(MASK), saved(RGB.quantize(4)), saved(Image.fromarray(MASK > 0)), saved(RGB),
+         saved(RGB.convert("RGBA")),
+         saved(Image.fromarray(MASK.astype(np.uint16))), saved(GREY, "JPEG"), saved(GREY, "BMP"), saved(GREY, "TIFF"), saved(GREY, "GIF"),
+         saved(GREY, "WEBP"),
+         saved(RGB.quantize(4), bits=2), saved(GREY, save_all=True, append_images=[GREY.transpose(Image.Transpose.ROTATE_180)]),
+         saved(RGB.quantize(9), transparency=1),
+         png(bits=8, colours=3, rows=ROWS, between=PALETTE), png(bits=8, colours=3, rows=ROWS), png(bits=4, colours=0, rows=ROWS),
+         png(bits=2, colours=0, rows=ROWS),
          png(bits=8, colours=0, rows=ROWS[:-30]), png(bits=8, colours=0, rows=ROWS + bytes(10**6)), png(bits=8, colours=0, rows=ROWS, interlaced=1),
-         png(bits=8, colours=0, rows=ROWS, size=(1 << 30, 1 << 30)), png(bits=16, colours=6, rows=bytes(99), size=(9000, 9000)), png(bits=8, colours=0, rows=b"", size=(0, 7)),
+         png(bits=8, colours=0, rows=ROWS, size=(1 << 30, 1 << 30)), png(bits=16, colours=6, rows=bytes(99), size=(9000, 9000)),
+         png(bits=8, colours=0, rows=b"", size=(0, 7)),
          png(bits=8, colours=3, rows=ROWS, between=PALETTE + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 27)))),
          png(bits=8, colours=3, rows=ROWS, between=PALETTE + chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 22)))),
-         png(bits=8, colours=3, rows=ROWS, between=PALETTE + chunk(b"acTL", struct.pack(">II", 1 << 30, 0)) + chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff"))]
+         png(bits=8, colours=3, rows=ROWS, between=PALETTE + chunk(b"acTL", struct.pack(">II", 1 << 30, 0))
+             + chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff"))]
 PHOTOGRAPHS = [saved(RGB, "JPEG"), saved(RGB, "JPEG", exif=turned()), saved(RGB, "JPEG", progressive=True), saved(RGB.convert("CMYK"), "JPEG"),
-               saved(RGB.convert("L"), "JPEG"), saved(RGB.convert("L"), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x09\xff\xff\xff\xff" + bytes(9)), saved(RGB),
-               saved(RGB.quantize(9)), saved(RGB.convert("RGBA")), saved(RGB.convert("LA")), *MASKS[4:], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 7\n"]
-PARTS = [*TOKENS[-12:], *(chunk(name, b"\0\0\0\1") for name in (b"acTL", b"fcTL", b"fdAT", b"gAMA", b"tRNS", b"PLTE", b"IDAT", b"IEND", b"IHDR", b"zTXt")),
+               saved(RGB.convert("L"), "JPEG"), saved(RGB.convert("L"), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x09\xff\xff\xff\xff"
+                                                      + bytes(9)), saved(RGB),
+               saved(RGB.quantize(9)), saved(RGB.convert("RGBA")), saved(RGB.convert("LA")), *MASKS[4:],
+               b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 7\n"]
+PARTS = [*TOKENS[-12:], *(chunk(name, b"\0\0\0\1") for name in (b"acTL", b"fcTL", b"fdAT", b"gAMA", b"tRNS", b"PLTE", b"IDAT", b"IEND", b"IHDR",
+                                                                b"zTXt")),
          b"\xff\xd9", b"\xff\xda", b"\xff\xc0\0\x11\x08\xff\xff\xff\xff\x03", b"\xff\xe1\xff\xff"]
 
 
@@ -161,7 +170,8 @@ def test_saliency_maps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
 def test_names_of_saliency_maps(tmp_path: Path, packed: bool) -> None:
     """Whatever the files are called, the map of an image is one whose name is its id, or there is an explained error."""
-    names = st.lists(st.sampled_from(["a.png", "a.PNG", "a.jpg", "b/a.png", "../a.png", "/a.png", "a.png/", ".a.png", "a.b.png", "\x1b[2J.png", "c\nd.png", "", "e" * 250 + ".png",
+    names = st.lists(st.sampled_from(["a.png", "a.PNG", "a.jpg", "b/a.png", "../a.png", "/a.png", "a.png/", ".a.png", "a.b.png", "\x1b[2J.png",
+                                      "c\nd.png", "", "e" * 250 + ".png",
                                       "CON.png", "a.png ", "ä.png", "x.txt", "__MACOSX/._a.png"]), max_size=4, unique=True)
 
     places = itertools.count()

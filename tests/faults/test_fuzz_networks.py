@@ -29,11 +29,13 @@ from tests.faults.fuzzing import LONG, TEXTS, TOKENS, fuzz, mutated, paths_of
 
 CPU = torch.device("cpu")
 SMALL = Network(trunk="mobilenet_v2", output_stride=16, width=0.05, stages=4, weights="none", frozen_stages=0)
-SCRAPS = [*TOKENS[-12:], b"cos\nsystem\n", b"cposix\nsystem\nX\x01\0\0\0xR.", b"c__builtin__\neval\n", b"\x80\x02}q\0", b"torch._utils\n_rebuild_tensor_v2\n", b"X\xff\xff\xff\x7f", b"t", b"R", b"."]
+SCRAPS = [*TOKENS[-12:], b"cos\nsystem\n", b"cposix\nsystem\nX\x01\0\0\0xR.", b"c__builtin__\neval\n", b"\x80\x02}q\0",
+          b"torch._utils\n_rebuild_tensor_v2\n", b"X\xff\xff\xff\x7f", b"t", b"R", b"."]
 
 
 def trunk() -> Any:
-    return build_trunk(SMALL.trunk, output_stride=SMALL.output_stride, width=SMALL.width, stages=SMALL.stages, generator=torch.Generator().manual_seed(0))
+    return build_trunk(SMALL.trunk, output_stride=SMALL.output_stride, width=SMALL.width, stages=SMALL.stages,
+                       generator=torch.Generator().manual_seed(0))
 
 
 def saved(content: Any, *, legacy: bool = False) -> bytes:
@@ -48,7 +50,8 @@ def saved(content: Any, *, legacy: bool = False) -> bytes:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("models")
     facts = {"round": "r1", "final_loss": 0.5, "scale": 1.0, "psl": "predicted", "output": "softmax"}
-    save_model(folder / "classifier.pt", Classifier(trunk(), 2, generator=torch.Generator().manual_seed(1)), network=SMALL, classes=("cat", "dog"), facts=facts)
+    save_model(folder / "classifier.pt", Classifier(trunk(), 2, generator=torch.Generator().manual_seed(1)), network=SMALL, classes=("cat", "dog"),
+               facts=facts)
     save_model(folder / "segmenter.pt", Segmenter(trunk(), 2, with_classification=True, generator=torch.Generator().manual_seed(1)), network=SMALL,
                classes=("cat", "dog"), facts=facts)
     save_blank(folder / "blank.pt")
@@ -99,10 +102,14 @@ def test_models_with_a_changed_pickle(tmp_path: Path, models: dict[str, bytes]) 
 
 
 ODD_TENSORS = st.sampled_from([
-    lambda: torch.zeros(1).expand(10**6, 10**6), lambda: torch.zeros(3, 3).to_sparse(), lambda: torch.full((2, 2), torch.nan), lambda: torch.zeros(2, dtype=torch.complex64),
-    lambda: torch.empty(2, 2, device="meta"), lambda: torch.nn.Parameter(torch.zeros(2)), lambda: torch.zeros(0), lambda: torch.tensor(1.0), lambda: torch.zeros(2, dtype=torch.bool),
-    lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8), lambda: torch.zeros(2, dtype=torch.float64), lambda: torch.zeros(2, dtype=torch.bfloat16)])
-PLAIN = st.none() | st.booleans() | st.integers(-2**62, 2**62) | st.floats() | TEXTS | st.lists(st.integers(0, 9), max_size=2) | st.dictionaries(TEXTS, st.none(), max_size=2)
+    lambda: torch.zeros(1).expand(10**6, 10**6), lambda: torch.zeros(3, 3).to_sparse(), lambda: torch.full((2, 2), torch.nan),
+    lambda: torch.zeros(2, dtype=torch.complex64),
+    lambda: torch.empty(2, 2, device="meta"), lambda: torch.nn.Parameter(torch.zeros(2)), lambda: torch.zeros(0), lambda: torch.tensor(1.0),
+    lambda: torch.zeros(2, dtype=torch.bool),
+    lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8), lambda: torch.zeros(2, dtype=torch.float64),
+    lambda: torch.zeros(2, dtype=torch.bfloat16)])
+PLAIN = st.none() | st.booleans() | st.integers(-2**62, 2**62) | st.floats() | TEXTS | st.lists(st.integers(0, 9),
+    max_size=2) | st.dictionaries(TEXTS, st.none(), max_size=2)
 
 
 @st.composite
@@ -157,7 +164,8 @@ def test_weights_with_changed_bytes(tmp_path: Path, models: dict[str, bytes]) ->
         path.write_bytes(data)
         return equal(load_weights(path).state, expected)
 
-    fuzz("weights, bytes", mutated([models["weights"], models["weights"], models["blank"], models["classifier"]], SCRAPS), judge, names=[str(path)], short=60, long=1500,
+    fuzz("weights, bytes", mutated([models["weights"], models["weights"], models["blank"], models["classifier"]], SCRAPS), judge, names=[str(path)],
+         short=60, long=1500,
          isolated=tmp_path)
 
 
@@ -171,7 +179,8 @@ def test_published_weights_in_the_old_format(tmp_path: Path) -> None:
         starting_weights("vgg16", str(path), width=1, cache=tmp_path)
         return False  # none of them has all layers
 
-    samples = [saved(convolutions, legacy=True), saved({"features.0.weight": torch.zeros(64, 3, 3, 3)}, legacy=True), pickle.dumps({"a": [1]}), b"\x80\x02", b""]
+    samples = [saved(convolutions, legacy=True), saved({"features.0.weight": torch.zeros(64, 3, 3, 3)}, legacy=True), pickle.dumps({"a": [1]}),
+               b"\x80\x02", b""]
     fuzz("weights, old format", mutated(samples, SCRAPS), judge, names=[str(path)], short=40, long=1000, isolated=tmp_path)
 
 
@@ -191,16 +200,20 @@ class Calls:
 def hostile(canary: Path) -> list[Any]:
     """Values whose unpickling would make the file, by every way that this module's author knew of."""
     touch = f"open({str(canary)!r}, 'w').close()"
-    return [Calls(os.system, f"touch {canary}"), Calls(eval, touch), Calls(exec, touch), Calls(open, str(canary), "w"), Calls(partial(open, str(canary)), "w"),
-            Calls(Path.touch, canary), Calls(np.save, str(canary), 0), Calls(os.mkdir, str(canary)), Calls(torch.save, 1, str(canary)), Calls(os.popen, f"touch {canary}"),
-            Calls(getattr, Calls(__import__, "os"), "system"), Calls(map, eval, [touch]), Calls(os.symlink, "/", str(canary)), Calls(torch.jit.load, str(canary))]
+    return [Calls(os.system, f"touch {canary}"), Calls(eval, touch), Calls(exec, touch), Calls(open, str(canary), "w"),
+            Calls(partial(open, str(canary)), "w"),
+            Calls(Path.touch, canary), Calls(np.save, str(canary), 0), Calls(os.mkdir, str(canary)), Calls(torch.save, 1, str(canary)),
+            Calls(os.popen, f"touch {canary}"),
+            Calls(getattr, Calls(__import__, "os"), "system"), Calls(map, eval, [touch]), Calls(os.symlink, "/", str(canary)),
+            Calls(torch.jit.load, str(canary))]
 
 
 @pytest.mark.parametrize("number", range(len(hostile(Path("x")))))
 def test_hostile_files_are_refused_and_nothing_of_them_is_run(tmp_path: Path, number: int) -> None:
     canary, path = tmp_path / "canary", tmp_path / "model.pt"
     value = hostile(canary)[number]
-    place = {"format": 1, "kind": "Classifier", "network": SMALL.model_dump(), "preprocessing": "imagenet", "classes": ["cat"], "facts": {"scale": value}, "state": {}}
+    place = {"format": 1, "kind": "Classifier", "network": SMALL.model_dump(), "preprocessing": "imagenet", "classes": ["cat"],
+             "facts": {"scale": value}, "state": {}}
     readers: list[Callable[[Path], Any]] = [partial(load_classifier, device=CPU), load_weights]
     if LONG:
         readers += [partial(load_segmenter, device=CPU), partial(continue_classifier, model=Classifier(trunk(), 2)),
@@ -235,7 +248,8 @@ def npy(header: str, data: bytes = bytes(24), *, version: bytes = b"\x01\x00", l
 
 
 HEADERS = [f"{{'descr': {kind!r}, 'fortran_order': {order}, 'shape': {shape}, }}" for kind in ("<f2", "|O", "<f8", ">f2", "|V9", "f2,f4", "<U9", "?")
-           for order in ("False", "True", "1") for shape in ("(3, 2, 2)", "(12,)", "(-3, 2, 2)", f"({10**9}, {10**9}, 1)", "(0, 0, 0)", "()", "(3, 2, 2.0)", "3")]
+           for order in ("False", "True", "1") for shape in ("(3, 2, 2)", "(12,)", "(-3, 2, 2)", f"({10**9}, {10**9}, 1)", "(0, 0, 0)", "()",
+                                                             "(3, 2, 2.0)", "3")]
 
 
 def test_scores(tmp_path: Path) -> None:
@@ -248,7 +262,8 @@ def test_scores(tmp_path: Path) -> None:
         samples.append(ArchiveReader(path).read("a.npy"))
     buffer = io.BytesIO()
     np.savez(buffer, values)
-    extra = [npy(header) for header in HEADERS] + [buffer.getvalue(), npy("(" * 5000), npy("[" * 90), npy("{'descr': " + "9" * 5000 + "}"), npy("x", version=b"\x03\0"), npy("x", length=65535)]
+    extra = [npy(header) for header in HEADERS] + [buffer.getvalue(), npy("(" * 5000), npy("[" * 90), npy("{'descr': " + "9" * 5000 + "}"),
+                                                   npy("x", version=b"\x03\0"), npy("x", length=65535)]
 
     def judge(data: bytes) -> bool:
         with ArchiveWriter(path) as archive:

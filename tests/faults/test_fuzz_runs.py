@@ -21,7 +21,8 @@ PARAMS = yaml.safe_load((ROOT / "presets/shapes.yaml").read_text())
 SCORES = {"miou": 0.5, "miou_low": 0.4, "miou_high": 0.6, "yardstick": "val 100 miss f42906bf", "how": [{"split": "val"}]}
 LABELS = {"pseudo_label_miou": 0.4, "pseudo_label_coverage": 0.5}
 CLASSES = b"class,iou,precision\nbackground,0.9,0.8\ncat,0.5,\ndog,,\n"
-FILES = {"params.yaml": yaml.safe_dump(PARAMS, sort_keys=False).encode(), "metrics/val.json": json.dumps(SCORES).encode(), "metrics/pseudo_labels.json": json.dumps(LABELS).encode(),
+FILES = {"params.yaml": yaml.safe_dump(PARAMS, sort_keys=False).encode(), "metrics/val.json": json.dumps(SCORES).encode(),
+         "metrics/pseudo_labels.json": json.dumps(LABELS).encode(),
          "metrics/per_class.csv": CLASSES}
 
 
@@ -33,7 +34,8 @@ CIRCLE = bytes_of("a.yaml", PARAMS | {"rounds": {"r1": "r2", "r2": "r1"}, "last_
 INPUTS: dict[str, st.SearchStrategy[bytes]] = {
     "params.yaml": mutated([FILES["params.yaml"], CIRCLE]) | altered(PARAMS).map(lambda content: bytes_of("params.yaml", content)),
     "metrics/val.json": mutated([FILES["metrics/val.json"]]) | altered(SCORES).map(lambda content: bytes_of("val.json", content)),
-    "metrics/pseudo_labels.json": mutated([FILES["metrics/pseudo_labels.json"]]) | altered(LABELS).map(lambda content: bytes_of("labels.json", content)),
+    "metrics/pseudo_labels.json": mutated([FILES["metrics/pseudo_labels.json"]]) | altered(LABELS).map(lambda content: bytes_of("labels.json",
+                                                                                                                                content)),
     "metrics/per_class.csv": mutated([CLASSES])}
 
 
@@ -41,7 +43,8 @@ def tables_of(found: Any) -> Table:
     """What becomes of runs on the way into the README; one line for every run that is left out is an explained error."""
     table, notes = collect(found)
     text = "\n".join(markdown(table).values())
-    assert all(line.isprintable() and line.count(" | ") == text.split("\n\n")[0].split("\n")[0].count(" | ") for line in markdown(table)["rounds"].split("\n"))
+    assert all(line.isprintable() and line.count(" | ") == text.split("\n\n")[0].split("\n")[0].count(" | ")
+               for line in markdown(table)["rounds"].split("\n"))
     assert not any(mark in text for mark in ("<b", "<!--", "<script", "](", "\x1b"))
     if notes:
         raise FaultList("runs: expected finished ones, found others", notes)

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import strategies as st
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from aepsl.data import folder, voc
 from aepsl.data.archive import ArchiveReader, ArchiveWriter
@@ -52,7 +51,7 @@ def same(ours: Any, theirs: Any) -> bool:
         return isinstance(theirs, list) and len(ours) == len(theirs) and all(map(same, ours, theirs))
     if isinstance(ours, str):  # where text is wanted, both are given the same letters, whatever else YAML could make of them
         return isinstance(theirs, str | float | int | datetime.date) and (not isinstance(theirs, str) or ours == theirs)
-    return type(ours) is type(theirs) and ours == theirs or (isinstance(ours, float) and type(theirs) in (int, float) and ours == theirs)
+    return (type(ours) is type(theirs) and ours == theirs) or (isinstance(ours, float) and type(theirs) in (int, float) and ours == theirs)
 
 
 def test_parameter_files_with_changed_bytes(tmp_path: Path) -> None:
@@ -64,14 +63,21 @@ def test_parameter_files_with_changed_bytes(tmp_path: Path) -> None:
 def test_parameter_files_with_changed_values(tmp_path: Path, preset: str) -> None:
     content = yaml.safe_load((ROOT / f"presets/{preset}.yaml").read_text())
     values = altered(content).map(lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=False).encode("utf-8", "surrogatepass"))
-    fuzz(f"params.yaml, values of {preset}", values, judge_params(tmp_path / "params.yaml"), names=[str(tmp_path / "params.yaml")], short=60, long=1000)
+    fuzz(f"params.yaml, values of {preset}", values, judge_params(tmp_path / "params.yaml"), names=[str(tmp_path / "params.yaml")], short=60,
+         long=1000)
+
+
+def named(name: str, error: ValueError) -> Exception:
+    """The error of a parser with the name of its file, as the caller adds it; a library's own error is none of a parser's."""
+    return AepslError(f"{name}: {error}") if type(error) is ValueError else TypeError(f"not explained: {error!r}")
 
 
 # ---- lists, annotations, label tables: as a user's folder has them
 
 
 IMAGES = {"a": b"\xff\xd8", "b c": b"\xff\xd8", "größe/d.e": b"\x89PNG"}
-LISTS = [b"a\nb c\n", "a\r\nb c\r\ngr\u00f6\u00dfe/d.e\r\n".encode(), "\ufeffgr\u00f6\u00dfe/d.e\na".encode(), b"/JPEGImages/a.jpg /SegmentationClass/a.png\n",
+LISTS = [b"a\nb c\n", "a\r\nb c\r\ngr\u00f6\u00dfe/d.e\r\n".encode(), "\ufeffgr\u00f6\u00dfe/d.e\na".encode(),
+         b"/JPEGImages/a.jpg /SegmentationClass/a.png\n",
          "a\nb c\n".encode("utf-16"), b"JPEGImages/" * 3000 + b".jpgx" * 3000]
 
 
@@ -110,9 +116,8 @@ def test_annotations() -> None:
     def judge(data: bytes) -> bool:
         try:
             names = voc.parse_annotation(data)
-        except ValueError as error:  # the caller adds the name of the file
-            assert type(error) is ValueError
-            raise AepslError(f"a.xml: {error}") from None
+        except ValueError as error:
+            raise named("a.xml", error) from None
         again = voc.parse_annotation(voc.format_annotation("a.jpg", 1, 1, [(name, (1, 1, 1, 1)) for name in names]))
         assert again == [" ".join(name.split("\r")) if "\r" in name else name for name in names] or again == names
         return data.count(b"<object>") <= len(names) + 2 or b"\0" in data
@@ -120,7 +125,8 @@ def test_annotations() -> None:
     fuzz("annotation XML", mutated(XML), judge, names=["a.xml"], short=80, long=1500)
 
 
-TABLES = [b'id,labels\na,cat;dog\n"b c",\n', b'\xef\xbb\xbfid,cat,"polar bear"\r\na,1,0\r\nb,0,1\r\n', b"id,cat\ra,1\rb,0\r", b"id,labels\n" + b'"' + b"x" * 200_000]
+TABLES = [b'id,labels\na,cat;dog\n"b c",\n', b'\xef\xbb\xbfid,cat,"polar bear"\r\na,1,0\r\nb,0,1\r\n', b"id,cat\ra,1\rb,0\r",
+          b"id,labels\n" + b'"' + b"x" * 200_000]
 
 
 def test_label_tables() -> None:
@@ -161,14 +167,16 @@ def test_indexes(tmp_path: Path) -> None:
         rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
         assert [*index.classes] == rows[0][4:]
         return [[row[0], row[1], *map(int, row[2:])] for row in rows[1:]] == [
-            [*facts, *size, *map(int, labels)] for *facts, size, labels in zip(index.ids, index.splits, index.sizes.tolist(), index.labels.tolist(), strict=True)]
+            [*facts, *size, *map(int, labels)] for *facts, size, labels in zip(index.ids, index.splits, index.sizes.tolist(), index.labels.tolist(),
+                                                                               strict=True)]
 
     fuzz("index.csv", mutated([*samples, samples[0].replace(b"\n", b"\r\n")]), judge, names=[str(path)], short=80, long=1500)
 
 
 SMALL_FILES: dict[str, tuple[str, Any]] = {
     "dataset.json": ("dataset.json", {"source": "folder", "classes": ["cat", "dog"], "mask_values": {"cat": 1, "dog": 2}, "labels": "xml"}),
-    "rounds.json": ("rounds.json", [{"round": "r1", "final_loss": 0.04, "held_out_images": 0, "held_out_accuracy": None, "scale": 1.0, "mined_area": 0.1}]),
+    "rounds.json": ("rounds.json", [{"round": "r1", "final_loss": 0.04, "held_out_images": 0, "held_out_accuracy": None, "scale": 1.0,
+                                     "mined_area": 0.1}]),
     "grid.json": ("grid.json", {"stride": 8}), "mean_pixel.json": ("mean_pixel.json", {"mean_pixel": [120.5, 3.0, 255]})}
 
 
@@ -180,8 +188,7 @@ def read_small(kind: str, path: Path) -> Any:
         try:
             return vars(voc.Description.from_json(archive.text(kind)))
         except ValueError as error:
-            assert type(error) is ValueError
-            raise AepslError(f"dataset.json: {error}") from None
+            raise named("dataset.json", error) from None
     return read_rounds(archive) if kind == "rounds.json" else {"stride": read_stride(archive)}
 
 

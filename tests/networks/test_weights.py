@@ -290,7 +290,8 @@ def test_a_tensor_that_claims_any_size_is_told_and_not_copied(tmp_path: Path) ->
     assert any(fault.endswith("found (1000000, 1000000)") for fault in caught.value.faults)
 
 
-@pytest.mark.parametrize("odd", [torch.zeros(2).to_sparse(), torch.zeros(2, dtype=torch.complex64), torch.empty(2, device="meta"), torch.zeros(2, dtype=torch.bool)])
+@pytest.mark.parametrize("odd", [torch.zeros(2).to_sparse(), torch.zeros(2, dtype=torch.complex64), torch.empty(2, device="meta"),
+                                 torch.zeros(2, dtype=torch.bool)])
 def test_tensors_that_no_network_could_hold_are_named(tmp_path: Path, odd: Tensor) -> None:
     with pytest.raises(FaultList, match=r"0\.weight: expected "):
         read(tmp_path, "vgg16", vgg_convs("") | {"0.weight": odd})

@@ -57,7 +57,8 @@ def test_a_missing_image_and_a_missing_grid_are_named(tmp_path):
         read_stride(ArchiveReader(tmp_path / "scores.zip"))
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"stride": 0}', b'{"stride": "8"}', b'{"stride": 8.0}', b'{"stride": true}', b'{"stride": 257}', b'{"stride": 1e400}',
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"stride": 0}', b'{"stride": "8"}', b'{"stride": 8.0}', b'{"stride": true}',
+                                  b'{"stride": 257}', b'{"stride": 1e400}',
                                   b'{"stride": 8, "stride": 16}', b'{"strde": 1, "stride": 8}'])
 def test_a_damaged_grid_is_named(tmp_path, text):
     with ArchiveWriter(tmp_path / "scores.zip") as out:
@@ -79,7 +80,8 @@ def zipped() -> bytes:
 
 
 @pytest.mark.parametrize("data", [
-    saved(np.zeros((2, 1, 1))), saved(np.zeros((2, 1), np.float16)), saved(np.full((2, 1, 1), np.nan, np.float16)), saved(np.zeros((2, 1, 1), np.float16)) + b"\0",
+    saved(np.zeros((2, 1, 1))), saved(np.zeros((2, 1), np.float16)), saved(np.full((2, 1, 1), np.nan, np.float16)),
+    saved(np.zeros((2, 1, 1), np.float16)) + b"\0",
     saved(np.zeros((2, 1, 1), np.float16))[:-1], saved(np.zeros((2, 1, 1), np.float16)).replace(b"(2, 1, 1)", b"(2**9, 1)"), zipped(),
     saved(np.zeros((2, 1, 1), np.float16)).replace(b"(2, 1, 1), }    ", b"(9999, 9999, 9), }")],
     ids=["double", "flat", "NaN", "too much", "too little", "code", "zip", "huge"])

@@ -88,7 +88,8 @@ def _read_rows(path: Path, columns: Sequence[str], names: Sequence[str]) -> list
 def _parse_rows(text: str, path: Path, columns: Sequence[str], names: Sequence[str]) -> list[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     if tuple(reader.fieldnames or ()) != tuple(columns):
-        raise AepslError(f"{path}: expected the columns {','.join(columns)}, found {printable(','.join(reader.fieldnames or ['none']), 200)}; take it from git")
+        found = printable(",".join(reader.fieldnames or ["none"]), 200)
+        raise AepslError(f"{path}: expected the columns {','.join(columns)}, found {found}; take it from git")
     rows: list[Row] = []
     seen: set[tuple[Any, ...]] = set()
     for cells in reader:

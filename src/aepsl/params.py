@@ -392,6 +392,11 @@ class _Loader(yaml.SafeLoader):
             keys.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_scalar(self, node: Any) -> Any:
+        if isinstance(node, yaml.ScalarNode) and re.search("[\ud800-\udfff]", node.value):
+            raise yaml.constructor.ConstructorError(None, None, f"expected letters, found half of one: {shown(node.value)}", node.start_mark)
+        return super().construct_scalar(node)
+
     def construct_number(self, node: Any) -> int:
         # YAML takes 010 for eight, 1:30 for ninety and 1_0 for ten.
         if not re.fullmatch(r"[-+]?(0|[1-9][0-9]{0,30})", node.value):

@@ -316,7 +316,11 @@ def parse_json(data: bytes) -> Any:
         raise ValueError(f"expected a number, found {text}")
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=refuse)
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=refuse)
+        json.dumps(content, ensure_ascii=False).encode()
+        return content
+    except UnicodeEncodeError:
+        raise ValueError("expected letters, found half of one, such as \\ud800") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"expected JSON, found {error}") from None
     except RecursionError:

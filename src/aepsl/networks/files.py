@@ -129,7 +129,7 @@ def _take_over(path: str | os.PathLike[str], model: Classifier | Segmenter, stat
         model.load_state_dict(state)
     except RuntimeError as error:
         raise AepslError(f"{path}: expected the trunk and the classes of the network that is to start from it, found others "
-                         f"({' '.join(str(error).split())[:200]}); give classify.network and segment.network the same trunk, "
+                         f"({printable(' '.join(str(error).split()), 300)}); give classify.network and segment.network the same trunk, "
                          "or start from weights") from error
     _require_finite(path, model)
     model.trunk.preprocessing = preprocessing
@@ -157,7 +157,7 @@ def _ready(path: str | os.PathLike[str], model: Any, content: dict[str, Any], de
     try:
         model.load_state_dict(content["state"])
     except RuntimeError as error:
-        raise AepslError(f"{path}: expected the tensors of its own network, found others ({' '.join(str(error).split())[:200]}); "
+        raise AepslError(f"{path}: expected the tensors of its own network, found others ({printable(' '.join(str(error).split()), 300)}); "
                          "run the stage that makes it again") from error
     _require_finite(path, model)
     return model.to(device, memory_format=torch.channels_last).eval()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aepsl.data.archive import ZIP_FAULTS, entry_faults
+from aepsl.errors import printable
 
 MOST_BYTES = 1 << 33  # of a file: ten times the largest network here
 # What torch.load raises on damaged bytes: nearly anything, but no MemoryError that is worth going on from.
@@ -39,7 +40,7 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
                 warnings.simplefilter("ignore")  # of old formats, which are read all the same
                 return torch.load(file, map_location="cpu", weights_only=True)
         except LOAD_FAULTS as error:
-            reason = " ".join(str(error).split("\n")[0].split())[:200]
+            reason = printable(" ".join(str(error).split("\n")[0].split()), 200)
             raise ValueError(f"a damaged or unsafe one ({reason or type(error).__name__})") from error
 
 

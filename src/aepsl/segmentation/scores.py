@@ -12,6 +12,7 @@ from aepsl.errors import AepslError, shown
 
 GRID = "grid.json"
 MOST_STRIDE = 256
+HEADER_FAULTS = (ValueError, EOFError, SyntaxError, RecursionError, MemoryError, TypeError, tokenize.TokenError)  # of the literal that a header is
 
 
 def write_grid(archive: ArchiveWriter, stride: int) -> None:
@@ -43,9 +44,8 @@ def read_scores(archive: ArchiveReader, identifier: str) -> np.ndarray:
     data = archive.read(f"{identifier}.npy")
     try:
         return _parse(data)
-    except (ValueError, EOFError, SyntaxError, RecursionError, MemoryError, TypeError, tokenize.TokenError) as error:
-        reason = str(error) or type(error).__name__
-        raise AepslError(f"{archive.path}: entry {identifier}.npy is damaged ({reason}); run `dvc repro predict`") from error
+    except ValueError as error:
+        raise AepslError(f"{archive.path}: entry {identifier}.npy is damaged ({error}); run `dvc repro predict`") from error
 
 
 def _parse(data: bytes) -> np.ndarray:
@@ -53,7 +53,10 @@ def _parse(data: bytes) -> np.ndarray:
     stream = io.BytesIO(data)
     if (version := np.lib.format.read_magic(stream)) != (1, 0):
         raise ValueError(f"version {version} of the format")
-    shape, transposed, kind = np.lib.format.read_array_header_1_0(stream)
+    try:
+        shape, transposed, kind = np.lib.format.read_array_header_1_0(stream)
+    except HEADER_FAULTS:
+        raise ValueError("a header that cannot be read") from None
     if kind != np.float16 or kind.hasobject or len(shape) != 3 or min(shape) < 0:
         raise ValueError(f"expected float16 of three dimensions, found {kind} of {shown(shape)}")
     values = data[stream.tell():]

@@ -24,7 +24,7 @@ def record(path: str | os.PathLike[str], *, stage: str, seconds: float, count: i
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        rows = {row["stage"]: row for row in csv.DictReader(io.StringIO(target.read_text()))} if target.exists() else {}
+        rows = _read(target) if target.exists() else {}
         rows[stage] = {"stage": stage, "seconds": f"{seconds:.1f}", "count": str(count), "unit": unit,
                        "per_second": f"{count / max(seconds, 1e-9):.1f}", "peak_memory_mib": str(peak_memory_mib()),
                        "resumed": "yes" if resumed else "no",
@@ -35,6 +35,16 @@ def record(path: str | os.PathLike[str], *, stage: str, seconds: float, count: i
         writer.writeheader()
         writer.writerows(rows[name] for name in sorted(rows))
         write_atomically(target, text.getvalue().encode())
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    """The rows by stage; a damaged table is begun anew, for nothing depends on it."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error):
+        return {}
+    # A line of too few cells holds None, one of too many is under None.
+    return {row["stage"]: row for row in rows if row.get("stage") and None not in row and None not in row.values()}
 
 
 def peak_memory_mib() -> int:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from aepsl.data.archive import write_atomically
-from aepsl.errors import AepslError
-from aepsl.networks.files import load_tensors
+from aepsl.networks.tensors import load_tensors
 from aepsl.resume.state import State, md5
 
 COST = 0.01  # largest share of the time that may be spent on saving
@@ -39,10 +38,10 @@ class Checkpoints:
         for path in reversed(self._paths()):
             try:
                 if md5(path) != path.stem.rpartition("-")[2]:
-                    raise AepslError(f"{path}: expected the MD5 that its name ends with")
-                content: dict[str, Any] = load_tensors(path, what="checkpoint")
-            except AepslError as error:
-                print(f"{self._label}: a checkpoint is damaged, the one before it is taken ({error})", file=sys.stderr, flush=True)
+                    raise ValueError("not the MD5 that its name ends with")
+                content: dict[str, Any] = load_tensors(path)
+            except (OSError, ValueError) as error:
+                print(f"{self._label}: a checkpoint is damaged, the one before it is taken ({path}: {error})", file=sys.stderr, flush=True)
                 path.unlink()
                 continue
             self._state.resumed = True

@@ -1,6 +1,5 @@
 """classify@rK: train a classifier on the training images as erased so far (section 3.1)."""
 
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aepsl.data.archive import ArchiveReader
-from aepsl.data.index import read_index
+from aepsl.data.index import read_index, read_mean_pixel
 from aepsl.data.samples import Augmentation, ErasedPhotographs, Samples
 from aepsl.errors import AepslError
 from aepsl.evaluation.tables import write_csv
@@ -36,7 +35,7 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
     before = ArchiveReader(erased)
     if read_rounds(before) and further.length:
         settings = settings.model_copy(update={"length": further.length})
-    fill = json.loads(Path(mean_pixel).read_text())["mean_pixel"]
+    fill = read_mean_pixel(mean_pixel)
     rows, held_out = read_index(index).split("train").hold_out(p.classify.held_out)
     if not len(rows):
         raise AepslError(f"classify.held_out: expected a share that leaves images to learn from, found {p.classify.held_out}, "

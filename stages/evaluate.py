@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aepsl.data.archive import ArchiveReader, decode_indices
+from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import read_index
 from aepsl.evaluation.bootstrap import METHOD, mean_and_interval
 from aepsl.evaluation.confusion import Counted, VoidAs, convention, coverage, evaluate_masks, mean_iou, pixel_accuracy
@@ -46,7 +46,7 @@ def main(p: Any, compute: Compute, state: State, *, index: str, truth: str, scor
 
 
 def stored_mask(archive: ArchiveReader, identifier: str) -> np.ndarray:
-    return decode_indices(archive.read(f"{identifier}.png"))
+    return archive.mask(f"{identifier}.png")
 
 
 def coarse_mask(scores: ArchiveReader, sizes: dict[str, tuple[int, int]], stride: int, identifier: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from aepsl.data.archive import ArchiveReader, decode_indices
+from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import read_index
 from aepsl.errors import FaultList
 from aepsl.evaluation.submission import VOC_FOLDER, layout_of, write_submission
@@ -18,7 +18,7 @@ PARAMS = ()
 def main(p: Any, compute: Compute, state: State, *, index: str, predictions: str, out: str) -> int:
     test, masks, archive = read_index(index).split("test"), ArchiveReader(predictions), Path(out)
     layout = layout_of(test.classes)
-    write_submission(archive, test.ids, lambda identifier: decode_indices(masks.read(f"{identifier}.png")), layout=layout)
+    write_submission(archive, test.ids, lambda identifier: masks.mask(f"{identifier}.png"), layout=layout)
     sizes = {identifier: (width, height) for identifier, (width, height) in zip(test.ids, test.sizes.tolist(), strict=True)}
     if faults := submission_faults(archive, sizes, folder=layout.folder, highest=layout.highest):
         archive.unlink()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from aepsl.data.archive import ArchiveReader, decode_indices, write_atomically
+from aepsl.data.archive import ArchiveReader, write_atomically
 from aepsl.data.index import read_index
 from aepsl.data.samples import Photographs, read_mined
 from aepsl.evaluation.pictures import contact_sheet, mined_overlay, overlay, spread
@@ -27,16 +27,16 @@ def main(p: Any, compute: Compute, state: State, *, images: str, index: str, min
         name, image = f"{train.ids[row]}.png", Photographs(photographs, train)[row]
         found = read_mined(regions, train, row)
         sheet.append([image, *(mined_overlay(image, found, number) for number in range(1, rounds + 1)),
-                      decode_indices(ArchiveReader(saliency).read(name)),
-                      *(overlay(image, decode_indices(ArchiveReader(source).read(name))) for source in (merged, labels)),
-                      overlay(image, decode_indices(masks.read(name))) if name in masks else None])
+                      ArchiveReader(saliency).mask(name),
+                      *(overlay(image, ArchiveReader(source).mask(name)) for source in (merged, labels)),
+                      overlay(image, masks.mask(name)) if name in masks else None])
     headings = ["image", *(f"mined, round {number}" for number in range(1, rounds + 1)), "saliency", "merged labels", "last labels", "truth"]
     write_atomically(Path(out) / "train.png", contact_sheet(sheet, headings))
     sheet = []
     for row in spread(val, ROWS):
         name, image = f"{val.ids[row]}.png", Photographs(photographs, val)[row]
-        sheet.append([image, overlay(image, decode_indices(ArchiveReader(predictions).read(name))),
-                      overlay(image, decode_indices(masks.read(name))) if name in masks else None])
+        sheet.append([image, overlay(image, ArchiveReader(predictions).mask(name)),
+                      overlay(image, masks.mask(name)) if name in masks else None])
     write_atomically(Path(out) / "val.png", contact_sheet(sheet, ["image", "prediction", "truth"]))
     return 2 * ROWS
 

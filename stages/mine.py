@@ -1,14 +1,12 @@
 """mine@rK: add the regions that round K's classifier looks at to everything mined before (Algorithm 1)."""
 
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices, encode_grey
-from aepsl.data.index import read_index
+from aepsl.data.index import read_index, read_mean_pixel
 from aepsl.data.samples import ErasedPhotographs, read_mined
 from aepsl.mining.heatmaps import class_heatmaps, confidences, mine, most_confident
 from aepsl.mining.record import read_rounds, write_rounds
@@ -27,7 +25,7 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
     device = pick_device(compute.device)
     rows = read_index(index).split("train")
     before = ArchiveReader(erased)
-    photographs = ErasedPhotographs(ArchiveReader(images), rows, before, json.loads(Path(mean_pixel).read_text())["mean_pixel"])
+    photographs = ErasedPhotographs(ArchiveReader(images), rows, before, read_mean_pixel(mean_pixel))
     model, content = load_classifier(classifier, device)
     rounds = read_rounds(before)
     number = len(rounds) + 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aepsl.data.archive import ArchiveReader, decode_indices
+from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import Index, read_index
 from aepsl.data.samples import Photographs
 from aepsl.evaluation.mining import at_equal, best_single, erasing_gains, mined_rounds, part_recall, threshold_curve
@@ -80,7 +80,7 @@ def parts(train: Index, truth: ArchiveReader, mined: ArchiveReader, raw: Archive
 
 
 def part_map(raw: ArchiveReader, identifier: str) -> np.ndarray:
-    return decode_indices(raw.read(f"Parts/{identifier}.png"))
+    return raw.mask(f"Parts/{identifier}.png")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """segment@sN: train the segmenter on pseudo-labels with prohibitive segmentation learning (section 3.3)."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from aepsl.data.archive import ArchiveReader
-from aepsl.data.index import read_index
+from aepsl.data.index import read_index, read_mean_pixel
 from aepsl.data.samples import Augmentation, Photographs, Samples
 from aepsl.evaluation.tables import write_csv
 from aepsl.networks.devices import pick_device
@@ -29,7 +28,7 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
          out: str, curve: str) -> int:
     settings, network = p.segment.training, p.segment.network
     rows = read_index(index).split("train")
-    fill = json.loads(Path(mean_pixel).read_text())["mean_pixel"]
+    fill = read_mean_pixel(mean_pixel)
     samples = Samples(Photographs(ArchiveReader(images), rows), Augmentation(settings.crop, tuple(settings.scale), settings.mirror, fill),
                       seed=p.seed, masks=ArchiveReader(labels))
 

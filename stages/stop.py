@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aepsl.data.archive import ArchiveReader, decode_indices
+from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import Index, read_index
 from aepsl.data.samples import read_mined
 from aepsl.evaluation.tables import write_csv, write_json
@@ -37,7 +37,7 @@ def main(p: Any, compute: Compute, state: State, *, index: str, mined: str, sali
 
 
 def image_sums(train: Index, mined: ArchiveReader, saliency: ArchiveReader, rounds: int, row: int) -> SaliencySums:
-    salient = decode_indices(saliency.read(f"{train.ids[row]}.png")) / 255
+    salient = saliency.mask(f"{train.ids[row]}.png") / 255
     return SaliencySums.empty(rounds).add(read_mined(mined, train, row), salient)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aepsl.errors import AepslError, FaultList
-from aepsl.params import Params, chain_faults, chain_to, load_params
+from aepsl.params import Params, chain_faults, chain_to, load_params, parse_yaml
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
@@ -266,3 +266,50 @@ def test_a_chain_is_faulty_exactly_where_it_does_not_lead_back_to_the_start(chai
         steps = chain_to(chain, "r0", last)
         assert [chain[step] for step in steps] == ["r0", *steps[:-1]]
         assert steps[-1] == last
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("a: 1\na: 2\n", "line 2, column 1: expected every key once in its group, found 'a' again"),
+    ("a: 010\n", "line 1, column 4: expected a decimal number, found '010'"), ("a: 1:30\n", "expected a decimal number, found '1:30'"),
+    ("a: 1_0\n", "expected a decimal number, found '1_0'"), ("a: 0x10\n", "expected a decimal number"), ("a: 1:30.5\n", "expected a decimal number"),
+    (f"a: {'9' * 5000}\n", "expected a decimal number, found '999"), ("a: yes\n", "expected true or false, or a name in quotes, found 'yes'"),
+    ("? [a]\n: 1\n", "expected a name as key, found a list or a group"), ("a: !!python/object/apply:os.abort []\n",
+                                                                          "could not determine a constructor"),
+    ("a: !!python/name:os.abort\n", "could not determine a constructor"), ("a: *b\n", "found undefined alias"),
+    ("a: 1\n--- \nb: 2\n", "expected a single document"),
+    ("[" * 5000, "nested a hundredfold"), (f"a: {'[' * 40}{']' * 40}", "nested more than 32 deep"),
+    ("a: &a [*a]\n", "nested more than 32 deep, or one that contains itself"),
+    ("a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(f"{to}: &{to} [{','.join([f'*{by}'] * 9)}]\n" for by, to in zip("abcdefg", "bcdefgh", strict=True)),
+     "references that grow it"),
+    ("a: &a {x: 1}\n" + "".join(f"{to}: &{to} {{<<: [{','.join([f'*{by}'] * 9)}]}}\n" for by, to in zip("abcdefg", "bcdefgh", strict=True)),
+     "references that grow it"),
+    (" " * 300_000, "300000 bytes, more than the 262144"), ("a: \0", "special characters are not allowed"),
+    ("a: b: c", "line 1, column 5: mapping values are not allowed")])
+def test_yaml_that_could_be_misread_or_harm_is_refused_in_one_line(tmp_path, text, said):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(AepslError) as caught:
+        load_params(tmp_path / "params.yaml")
+    assert str(caught.value).startswith(f"{tmp_path}/params.yaml: expected YAML, found ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_anchors_and_merge_keys_are_read():
+    assert parse_yaml(b"a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: 2012-01-01\nd: 1.0e-3\n") == {
+        "a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": "2012-01-01", "d": 0.001}
+    assert parse_yaml(b"\xef\xbb\xbfa: [1, -2, 0, true, null]") == {"a": [1, -2, 0, True, None]}
+
+
+@pytest.mark.parametrize(("path", "value"), [
+    ("seed", 1 << 32), ("data.shapes.train", 10**9), ("compute.processes", 5000), ("classify.training.crop", 10**6),
+    ("classify.training.scale", [0.5, 1e300]),
+    ("last_round", "r" * 51), ("data.path", "a\0b"), ("data.folder.train", "a\nb"), ("compute.device", "cuda:١"),
+    ("mine.threshold", [["x"] * 99] * 99)])
+def test_values_that_no_run_could_have_are_faults(tmp_path, path, value):
+    found = faults(tmp_path, **{path: value})
+    assert all(fault.startswith(path) and fault.isprintable() and len(fault) < 400 for fault in found if not fault.startswith("rounds"))
+
+
+def test_a_chain_that_is_a_circle_is_not_followed_for_ever():
+    with pytest.raises(KeyError):
+        chain_to({"r1": "r2", "r2": "r1"}, "r0", "r1")

@@ -52,3 +52,11 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path):
 
 def test_memory_is_counted_in_mib():
     assert 10 < peak_memory_mib() < 1 << 20
+
+
+def test_a_damaged_file_is_begun_anew(tmp_path):
+    path = tmp_path / "runtime.csv"
+    for damaged in (b"\xff", b'stage\n"', b"", b"stage,seconds\n" + b"x" * 200_000, b"seconds\n1\n", b"stage,seconds\na,1,2\nb\n"):
+        path.write_bytes(damaged)
+        record(path, stage="mine", seconds=1, count=1, unit="images")
+        assert [row["stage"] for row in rows(path)] == ["mine"]

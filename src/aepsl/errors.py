@@ -2,11 +2,34 @@
 
 import errno
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
+
+LONGEST_LINE = 2000  # characters of a line of a message; names and values of files from anywhere may have millions
+
+
+def printable(text: str, most: int = LONGEST_LINE) -> str:
+    """``text`` as one line that may be shown on any terminal: what is not printable escaped, what is too long cut.
+
+    Names and values from files may hold line ends, escape sequences that rewrite the terminal, or letters that turn the reading direction.
+    """
+    kept = text if len(text) <= most else f"{text[:most]} … ({len(text)} characters)"
+    return kept if kept.isprintable() else "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in kept)
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value found in a file, for a message: as Python writes it, printable and short."""
+    try:
+        return printable(repr(value), most)
+    except (RecursionError, ValueError):  # nested a thousandfold; a number of thousands of digits
+        return f"{type(value).__name__} that is too large to be shown"
 
 
 class AepslError(Exception):
-    """A fault in the input or the set-up, not in the program; shown without a traceback."""
+    """A fault in the input or the set-up, not in the program; shown without a traceback. Its lines are :func:`printable`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
 
 
 class FaultList(AepslError):  # noqa: N818 - a list, not one error
@@ -22,7 +45,7 @@ class FaultList(AepslError):  # noqa: N818 - a list, not one error
     def __init__(self, heading: str, faults: Sequence[str], shown: int = 50) -> None:
         self.faults = list(faults)
         self._arguments = heading, self.faults, shown
-        lines = [f"  - {fault}" for fault in self.faults[:shown]]
+        lines = [f"  - {printable(fault)}" for fault in self.faults[:shown]]
         if len(self.faults) > shown:
             lines.append(f"  … and {len(self.faults) - shown} more")
         super().__init__("\n".join([heading, *lines]))

@@ -6,21 +6,24 @@ The meaning, unit and paper value of each key stand beside it in params.yaml.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from aepsl.errors import AepslError, FaultList
+from aepsl.errors import AepslError, FaultList, shown
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+Processes = Annotated[int, Field(ge=0, le=1024)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=50)]
+Line = Annotated[str, Field(pattern=r"^\P{Cc}*$", max_length=4096)]  # a name, a path: without control characters
 Scales = Annotated[list[Annotated[float, Field(gt=0, le=4)]], Field(min_length=1)]
 
 
@@ -33,7 +36,7 @@ class Group(BaseModel):
 class Shapes(Group):
     """The generated data set."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     train: Count
     val: Count
     size: Annotated[int, Field(ge=48, le=512)]
@@ -42,11 +45,11 @@ class Shapes(Group):
 class Folder(Group):
     """How to read a VOC-style folder."""
 
-    train: str
-    val: str | None
-    test: str | None
-    labels: str
-    masks: str | None
+    train: Line
+    val: Line | None
+    test: Line | None
+    labels: Line
+    masks: Line | None
     mask_values: Literal["voc2012"] | dict[str, Annotated[int, Field(ge=1, le=254)]] | None
 
 
@@ -56,12 +59,12 @@ class Voc2012(Group):
     train: Literal["trainaug", "train"]
     labels: Literal["xml", "masks"]
     test: bool
-    mirrors: dict[str, list[str]]
+    mirrors: dict[Line, list[Line]]
 
 
 class Data(Group):
     source: Literal["shapes", "folder", "voc2012"]
-    path: str
+    path: Line
     classes: Annotated[list[str], Field(min_length=1, max_length=254)] | None
     unlisted: Literal["error", "leave-out"]
     shapes: Shapes
@@ -71,9 +74,9 @@ class Data(Group):
 
 class Saliency(Group):
     method: Literal["rbd", "maps"]
-    maps: str | None
-    size: Annotated[int, Field(ge=32)]
-    superpixel: Annotated[int, Field(ge=16)]
+    maps: Line | None
+    size: Annotated[int, Field(ge=32, le=10_000)]
+    superpixel: Annotated[int, Field(ge=16, le=100_000_000)]
     compactness: Positive
     sigma_colour: Positive
     sigma_boundary: Positive
@@ -94,7 +97,7 @@ class Network(Group):
     output_stride: Literal[8, 16]
     width: Annotated[float, Field(gt=0, le=1)]
     stages: Annotated[int, Field(ge=2, le=7)] | None
-    weights: str
+    weights: Line
     frozen_stages: Annotated[int, Field(ge=0, le=6)]
 
     @model_validator(mode="after")
@@ -117,8 +120,8 @@ class Training(Group):
     unit: Literal["epochs", "iterations"]
     batch: Count
     accumulate: Count
-    crop: Annotated[int, Field(ge=32)]
-    scale: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    crop: Annotated[int, Field(ge=32, le=10_000)]
+    scale: Annotated[list[Annotated[float, Field(ge=0.01, le=16)]], Field(min_length=2, max_length=2)]
     mirror: bool
     lr: Positive
     schedule: Literal["step", "poly"]
@@ -220,17 +223,17 @@ class Evaluate(Group):
 class Compute(Group):
     """Where and how parallel a run is; never part of what is cached."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
-    workers: Annotated[int, Field(ge=0)]
-    processes: Annotated[int, Field(ge=0)]
-    threads: Annotated[int, Field(ge=0)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|mps)$")]
+    workers: Processes
+    processes: Processes
+    threads: Processes
     save_every: NotNegative
 
 
 class Params(Group):
     """The whole of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     rounds: dict[Name, Name]
     last_round: Name
     passes: Annotated[list[Name], Field(min_length=1)]
@@ -301,10 +304,17 @@ def pass_faults(passes: Sequence[str], relabels: dict[str, str], oracles: Sequen
     return faults
 
 
-def chain_to(chain: dict[str, str], start: str, last: str) -> list[str]:
-    """The steps from the first after ``start`` up to ``last``, in order."""
+def chain_to(chain: Mapping[str, str], start: str, last: str) -> list[str]:
+    """The steps from the first after ``start`` up to ``last``, in order.
+
+    Raises
+    ------
+    KeyError : the chain does not lead back to ``start``.
+    """
     steps: list[str] = []
     while last != start:
+        if last in steps:
+            raise KeyError(last)
         steps.append(last)
         last = chain[last]
     return steps[::-1]
@@ -318,10 +328,10 @@ def load_params(path: str | os.PathLike[str]) -> Params:
     FaultList : every fault at once, by dotted path.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse_yaml(Path(path).read_bytes())
     except FileNotFoundError:
         raise AepslError(f"{path}: no such file; copy one from presets/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise AepslError(f"{path}: expected YAML, found {error}") from error
     if not isinstance(content, dict):
         raise AepslError(f"{path}: expected groups of parameters, found {type(content).__name__}; copy one from presets/")
@@ -330,6 +340,103 @@ def load_params(path: str | os.PathLike[str]) -> Params:
     except ValidationError as error:
         faults = [line for fault in error.errors() for line in _explain(dict(fault))]
         raise FaultList(f"{path}: {len(faults)} faulty parameter(s); mend them and run again", faults) from None
+
+
+# ---- YAML
+
+
+MOST_BYTES = 1 << 18  # of a parameter file; those of the project have some 12,000
+MOST_VALUES = 20_000  # in it, what is written once and referred to often counted as often
+DEEPEST = 32  # groups within groups
+
+
+def parse_yaml(data: bytes) -> Any:
+    """What a parameter file says. Stricter than YAML: no key twice in a group, no number that YAML and people read differently.
+
+    Raises
+    ------
+    ValueError : what was found instead.
+    """
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{len(data)} bytes, more than the {MOST_BYTES} that are read")
+    try:
+        loader = _Loader(data.decode("utf-8-sig"))
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if _count(node, {}) > MOST_VALUES:
+                raise ValueError(f"references that grow it to more than {MOST_VALUES} values")
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{where}{' '.join(filter(None, [error.context, error.problem]))}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("brackets or groups nested a hundredfold") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values alone: a tag that names anything else is refused by the safe loader."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys: set[Any] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "expected a name as key, found a list or a group", key.start_mark)
+            if key.value in keys and key.tag != MERGE:
+                raise yaml.constructor.ConstructorError(None, None, f"expected every key once in its group, found {shown(key.value)} again",
+                                                        key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: Any) -> Any:
+        if isinstance(node, yaml.ScalarNode) and re.search("[\ud800-\udfff]", node.value):
+            raise yaml.constructor.ConstructorError(None, None, f"expected letters, found half of one: {shown(node.value)}", node.start_mark)
+        return super().construct_scalar(node)
+
+    def construct_number(self, node: Any) -> int:
+        # YAML takes 010 for eight, 1:30 for ninety and 1_0 for ten.
+        if not re.fullmatch(r"[-+]?(0|[1-9][0-9]{0,30})", node.value):
+            raise yaml.constructor.ConstructorError(None, None, f"expected a decimal number, found {shown(node.value)}", node.start_mark)
+        return int(node.value)
+
+    def construct_fraction(self, node: Any) -> float:
+        if ":" in node.value:
+            raise yaml.constructor.ConstructorError(None, None, f"expected a decimal number, found {shown(node.value)}", node.start_mark)
+        return float(self.construct_yaml_float(node))
+
+    def construct_switch(self, node: Any) -> bool:
+        # YAML takes no and off for false, where DVC reads the words.
+        if node.value.lower() not in ("true", "false"):
+            raise yaml.constructor.ConstructorError(None, None, f"expected true or false, or a name in quotes, found {shown(node.value)}",
+                                                    node.start_mark)
+        return bool(node.value.lower() == "true")
+
+    def construct_text(self, node: Any) -> str:
+        return str(node.value)
+
+
+MERGE = "tag:yaml.org,2002:merge"
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_fraction)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.construct_switch)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_text)  # a folder may be named by a date
+
+
+def _count(node: Any, known: dict[int, int], depth: int = 0) -> int:
+    """Values below a node, each as often as it is referred to."""
+    if depth > DEEPEST:
+        raise ValueError(f"groups nested more than {DEEPEST} deep, or one that contains itself")
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        below = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_count(part, known, depth + 1) for part in below)
+    return known[id(node)]
 
 
 def _explain(fault: dict[str, Any]) -> list[str]:
@@ -344,8 +451,8 @@ def _explain(fault: dict[str, Any]) -> list[str]:
     if kind == "value_error":
         return [f"{where}.{line}" if where else line for line in str(context["error"]).split("\n")]
     if kind == "literal_error":
-        return [f"{where}: expected {context['expected']}, found {found!r}"]
+        return [f"{where}: expected {context['expected']}, found {shown(found)}"]
     hint = ""
     if kind in ("float_type", "int_type") and isinstance(found, str) and re.fullmatch(r"[-+.\d]+[eE][-+]?\d+", found):
         hint = " (YAML reads 1e-3 as text: write 0.001)"
-    return [f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {found!r}{hint}"]
+    return [f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {shown(found)}{hint}"]

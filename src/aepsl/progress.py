@@ -23,6 +23,7 @@ def progress(items: Iterable[T], *, total: int, label: str, unit: str = "image",
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, initial=done, desc=label, unit=unit, dynamic_ncols=True, smoothing=0.05, leave=False)
         return
+    units = unit if unit == "MiB" else f"{unit}s"
     start = last = time.monotonic()
     for reached, item in enumerate(items, done + 1):
         yield item
@@ -30,4 +31,4 @@ def progress(items: Iterable[T], *, total: int, label: str, unit: str = "image",
         if now - last >= every and reached < total:
             last = now
             rate = (reached - done) / (now - start)
-            print(f"{label}: {reached}/{total} {unit}s, {rate:.1f} {unit}s/s, {(total - reached) / rate:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{label}: {reached}/{total} {units}, {rate:.1f} {units}/s, {(total - reached) / rate:.0f} s left", file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ def record(path: str | os.PathLike[str], *, stage: str, seconds: float, count: i
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left in target.parent.glob(f".{target.name}.*.tmp"):  # by a process that was killed: nobody else writes now
             left.unlink()
-        rows = {row["stage"]: row for row in csv.DictReader(io.StringIO(target.read_text()))} if target.exists() else {}
+        rows = _read(target) if target.exists() else {}
         rows[stage] = {"stage": stage, "seconds": f"{seconds:.1f}", "count": str(count), "unit": unit,
                        "per_second": f"{count / max(seconds, 1e-9):.1f}", "peak_memory_mib": str(peak_memory_mib()),
                        "resumed": "yes" if resumed else "no",
@@ -37,6 +37,16 @@ def record(path: str | os.PathLike[str], *, stage: str, seconds: float, count: i
         writer.writeheader()
         writer.writerows(rows[name] for name in sorted(rows))
         write_atomically(target, text.getvalue().encode())
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    """The rows by stage; a damaged table is begun anew, for nothing depends on it."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error):
+        return {}
+    # A line of too few cells holds None, one of too many is under None.
+    return {row["stage"]: row for row in rows if row.get("stage") and None not in row and None not in row.values()}
 
 
 def peak_memory_mib() -> int:

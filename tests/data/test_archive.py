@@ -16,12 +16,15 @@ from PIL import Image
 
 from aepsl.data import archive as module
 from aepsl.data.archive import (
+    IMAGE_FAULTS,
     ArchiveReader,
     ArchiveWriter,
     decode_image,
     decode_indices,
     encode_grey,
     encode_mask,
+    parse_json,
+    verify_png,
     voc_palette,
     write_atomically,
 )
@@ -265,3 +268,65 @@ def test_photographs_in_cmyk_and_grey_jpeg_become_rgb():
     assert cmyk.shape == (8, 16, 3)
     np.testing.assert_allclose(cmyk, np.broadcast_to([0, 255, 255], cmyk.shape), atol=4)
     np.testing.assert_allclose(decode_image(saved(Image.new("L", (16, 8), 90), "JPEG")), 90, atol=2)
+
+
+def test_a_name_changed_in_the_directory_is_noticed_before_any_entry_is_read(tmp_path):
+    path = write(tmp_path / "a.zip")
+    data = path.read_bytes()
+    at = data.rindex(b"b.png")
+    path.write_bytes(data[:at] + b"c" + data[at + 1:])
+    with pytest.raises(AepslError, match=r"(?s)a\.zip: expected plain files.*entry 'c\.png': expected the name it was written under"):
+        ArchiveReader(path).names()
+
+
+def test_an_entry_that_holds_less_than_it_says_is_damaged(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", b"")
+    data = path.read_bytes()
+    at = data.index(b"PK\x01\x02") + 24  # the size in the directory, unpacked
+    path.write_bytes(data[:at] + b"\5\0\0\0" + data[at + 4:])
+    with pytest.raises(AepslError, match=r"entry 'a' is damaged \(0 bytes instead of 5\)"):
+        ArchiveReader(path).read("a")
+
+
+def test_a_long_name_leaves_room_for_what_is_wrong(tmp_path):
+    with pytest.raises(AepslError, match=r"a\.zip: expected an entry 'x+ … \(90002 characters\), found none"):
+        ArchiveReader(write(tmp_path / "a.zip")).read("x" * 90_000)
+
+
+def test_images_are_named_by_their_entry(tmp_path):
+    reader = ArchiveReader(write(tmp_path / "a.zip", {"x.png": b"no image", "y.png": encode_mask(np.zeros((2, 3), np.uint8))}))
+    for read in (reader.mask, reader.photograph):
+        with pytest.raises(AepslError, match=r"a\.zip: entry 'x\.png': expected .*, found a file of another kind or a damaged one; run `dvc repro`"):
+            read("x.png")
+    assert reader.mask("y.png").shape == (2, 3)
+    assert reader.photograph("y.png").shape == (2, 3, 3)
+
+
+def test_text_of_an_entry_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST_TEXT", 4)
+    reader = ArchiveReader(write(tmp_path / "a.zip"))
+    assert reader.text("empty") == b""
+    with pytest.raises(AepslError, match="entry 'b.png': expected at most 4 bytes of text, found 5"):
+        reader.text("b.png")
+
+
+def test_the_checksums_of_a_png_are_compared_and_its_end_must_be_there():
+    whole = encode_mask(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    verify_png(whole)
+    verify_png(saved(Image.new("RGB", (2, 2)), "JPEG"))  # has none
+    flipped = bytearray(whole)
+    flipped[-20] ^= 1
+    for damaged in (bytes(flipped), whole[:-4], whole[:-13]):
+        with pytest.raises(IMAGE_FAULTS):
+            verify_png(damaged)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    (b'{"a": 1, "a": 2}', "every key once, found 'a' again"), (b"[NaN]", "expected a number, found NaN"), (b"[1e999]", "found 1e999, which is out of range"),
+    (b"[", "expected JSON, found"), (b"\xff", "expected JSON, found"), (b"[" * 100_000, "nested a thousandfold")])
+def test_json_is_read_strictly(text, said):
+    with pytest.raises(ValueError, match=said):
+        parse_json(text)
+    assert parse_json(b'{"a": [1, 2.5, null, "\xc3\xa4"]}') == {"a": [1, 2.5, None, "ä"]}

@@ -1,5 +1,6 @@
 """Any VOC-style folder becomes raw.zip as it is; what is missing is told at once, by file, before anything is written."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,23 @@ def test_a_list_that_is_no_text_is_named(tmp_path) -> None:
     root = write(tmp_path / "own", {"JPEGImages/a.jpg": b"", f"{LISTS}/train.txt": b"\xff\xfe\x00"})
     with pytest.raises(AepslError, match=r"train.txt.*UTF-8"):
         pack(root, tmp_path / "raw.zip")
+
+
+def test_what_is_no_file_is_named_and_not_opened(tmp_path) -> None:
+    root = tmp_path / "own"
+    (root / "JPEGImages").mkdir(parents=True)
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "ImageSets/Segmentation/train.txt").write_text("pipe\nfolder\ndangling\n")
+    os.mkfifo(root / "JPEGImages/pipe.jpg")  # reading it would wait for ever
+    (root / "JPEGImages/folder.jpg").mkdir()
+    (root / "JPEGImages/dangling.jpg").symlink_to("nowhere")
+    (root / "labels.csv").write_text("id,labels\n")
+    with pytest.raises(FaultList) as caught:
+        pack(root, tmp_path / "raw.zip", labels="labels.csv")
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == [f"JPEGImages/{name}.jpg" for name in ("dangling", "folder", "pipe")]
+    assert not (tmp_path / "raw.zip").exists()
+
+
+def test_the_home_of_nobody_is_explained(tmp_path) -> None:
+    with pytest.raises(AepslError, match=r"data\.path: expected a path, found ~no-such-user/x, and there is no such user"):
+        pack(Path("~no-such-user/x"), tmp_path / "raw.zip")

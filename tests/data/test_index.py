@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aepsl.data.index import SPLITS, Index, read_index, write_index
+from aepsl.data.index import SPLITS, Index, read_index, read_mean_pixel, write_index, write_mean_pixel
 from aepsl.errors import AepslError
 
 INDEX = Index(("cat", "dog"), ("2007_000032", "a,b", "c/ü"), ("train", "val", "test"), np.array([[500, 281], [3, 4], [5, 6]]),
@@ -99,3 +99,32 @@ def test_an_index_does_not_change():
     with pytest.raises(AttributeError):
         INDEX.ids = ()  # type: ignore[misc]
     assert replace(INDEX, splits=("train",) * 3).split("train").ids == INDEX.ids
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("a,train,1,2,1", "expected every id once and none empty, found 'a' 2 times"), (",train,1,2,1", "expected every id once and none empty, found ''"),
+    ("b,trian,1,2,1", "expected a split out of train, val, test, found 'trian' for 'b'"), ("b,val,0,2,1", "width and height of a pixel or more"),
+    ("b,val,1,2,5", "labels of 0 or 1"), ("b,val,1,99999999999999999999,1", "expected whole numbers"), ("b,val,١,2,1", "expected whole numbers"),
+    ('b,val,1,2,"1', "expected a table as CSV in UTF-8, found"), ("b\udcff,val,1,2,1", "expected a table as CSV in UTF-8, found")])
+def test_rows_that_no_image_could_have_are_refused(tmp_path, line, message):
+    (tmp_path / "index.csv").write_bytes(f"id,split,width,height,cat\na,train,1,2,1\n{line}\n".encode("utf-8", "surrogateescape"))
+    with pytest.raises(AepslError, match=rf"index\.csv: .*{message}.*; run `dvc repro -f prepare`"):
+        read_index(tmp_path / "index.csv")
+
+
+def test_classes_differ(tmp_path):
+    (tmp_path / "index.csv").write_text("id,split,width,height,cat,cat\n")
+    with pytest.raises(AepslError, match="expected every class once and none empty, found 'cat' 2 times"):
+        read_index(tmp_path / "index.csv")
+
+
+def test_the_mean_pixel_comes_back_and_a_damaged_one_is_named(tmp_path):
+    path = tmp_path / "mean_pixel.json"
+    write_mean_pixel([1, 2.5, 255], path)
+    assert read_mean_pixel(path) == (1, 2.5, 255)
+    for text in ("", "{", "[]", "{}", '{"mean_pixel": [1, 2]}', '{"mean_pixel": [1, 2, 256]}', '{"mean_pixel": [1, 2, true]}', '{"mean_pixel": [1, 2, NaN]}'):
+        path.write_text(text)
+        with pytest.raises(AepslError, match=r"mean_pixel\.json: expected .*found .*; run `dvc repro -f prepare`"):
+            read_mean_pixel(path)
+    with pytest.raises(AepslError, match=r"none\.json: no such file"):
+        read_mean_pixel(tmp_path / "none.json")

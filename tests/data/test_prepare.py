@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +251,41 @@ def test_the_real_animals_are_sound(tmp_path, third_party) -> None:
     metrics = run(tmp_path, tmp_path / "raw.zip", classes, "leave-out")
     assert metrics["masks"] == {split: metrics["images"][split] for split in ("train", "val")}
     assert set(metrics["train_images_per_class"]) == set(classes)
+
+
+def grey_of_few_bits(bits: int) -> bytes:
+    rows = b"".join(b"\0" + bytes([0x1B] * (4 * bits // 8 or 1)) for _ in range(2))
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 4, 2, bits, 0, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_masks_of_few_bits_are_refused_because_decoders_stretch_their_numbers(tmp_path, bits: int) -> None:
+    told = faults(tmp_path, sound() | {"SegmentationClass/b.png": grey_of_few_bits(bits)})
+    assert f"SegmentationClass/b.png: expected a complete palette or grey PNG of 8 bits, found grey of {bits} bits" in told
+
+
+def test_a_flipped_bit_in_the_pixels_of_a_png_is_found(tmp_path) -> None:
+    damaged = bytearray(mask(0, 1, 2, 255, width=4, height=2))
+    damaged[-20] ^= 1
+    assert "SegmentationClass/b.png: expected a complete palette or grey PNG" in faults(tmp_path / "1", sound() | {"SegmentationClass/b.png": bytes(damaged)})
+    picture = bytearray(jpeg(10, kind="PNG"))
+    picture[picture.index(b"IDAT") + 6] ^= 1
+    assert "JPEGImages/a.x.PNG: expected a complete JPEG or PNG" in faults(tmp_path / "2", sound() | {"JPEGImages/a.x.PNG": bytes(picture)})
+
+
+def test_a_jpeg_is_no_mask_whatever_its_name(tmp_path) -> None:
+    told = faults(tmp_path, sound() | {"SegmentationClass/b.png": jpeg(1, 4, 2, mode="L")})
+    assert "SegmentationClass/b.png: expected a complete palette or grey PNG of 8 bits, found a JPEG" in told
+
+
+def test_damaged_exif_data_are_no_fault(tmp_path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(buffer, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x09\xff\xff\xff\xff" + bytes(9))
+    run(tmp_path, make(tmp_path, sound() | {"JPEGImages/b.JPG": buffer.getvalue()}))
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path) -> None:
+    raw = make(tmp_path, sound() | {"ImageSets/Segmentation/test.txt": "t\n".encode("utf-16")})
+    with pytest.raises(FaultList, match=r"test\.txt: expected text in UTF-8 with one id a line"):
+        run(tmp_path, raw)

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +268,12 @@ def test_an_epoch_shows_every_image_at_most_once_and_a_longer_plan_starts_like_a
         if count % min(batch, count) == 0 and start + per_epoch <= total:
             assert sorted(row for _, row in keys) == list(range(count))
     assert list(batches(count, batch, total + more, seed=seed))[:total] == plan
+
+
+def test_mined_regions_of_another_size_are_named(tmp_path):
+    index, _, _ = data_set(tmp_path, [(4, 3)])
+    index = replace(index, labels=np.ones_like(index.labels))
+    with ArchiveWriter(tmp_path / "r1.zip") as archive:
+        archive.add("i0/1.png", encode_grey(np.zeros((4, 3), np.uint8)))
+    with pytest.raises(AepslError, match=r"r1\.zip: entry 'i0/1\.png': expected the size of its image, 4×3, found 3×4"):
+        read_mined(ArchiveReader(tmp_path / "r1.zip"), index, 0)

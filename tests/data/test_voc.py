@@ -1,5 +1,7 @@
 """The parsers of the VOC layout: lists, annotations, label tables, ids."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,3 +84,48 @@ def test_voc_numbers_its_classes_in_alphabetical_order() -> None:
     assert len(voc.CLASSES) == 20
     assert list(voc.CLASSES) == sorted(voc.CLASSES)
     assert voc.MASK_VALUES["person"] == 15
+
+
+def test_a_line_too_long_for_a_path_is_no_pair_and_takes_no_time() -> None:
+    [identifier] = voc.parse_list("JPEGImages/" * 20_000 + ".jpgx" * 20_000)
+    assert "expected at most 250 bytes between two '/' and 1000 in all" in str(voc.id_fault(identifier))
+
+
+@pytest.mark.parametrize("identifier", ["x" * 251, "ä" * 126, "/".join(["x" * 100] * 10), "a\u2028b", "a\u202eb", "a\x85b"])
+def test_ids_that_no_file_could_have_or_that_deceive_are_unfit(identifier: str) -> None:
+    assert str(voc.id_fault(identifier)).isprintable()
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-a", "@a", "", " a", "a\n", "\x1b[2J", "a\u202eb", "x" * 101])
+def test_unfit_names_of_classes_are_named(name: str) -> None:
+    assert str(voc.class_fault(name)).startswith("expected ")
+    assert str(voc.class_fault(name)).isprintable()
+
+
+@pytest.mark.parametrize("name", ["cat", "größe", "polar bear", "a|b", "<b>", "../../x", "猫", "it's", "1+1", "CON"])
+def test_names_of_classes_are_any_printable_text(name: str) -> None:
+    assert voc.class_fault(name) is None
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("id,cat,cat\n", "another name for every column, found 'cat' 2 times"), ("id,cat,\n", "found '' 1 times"), ('id,labels\na,"cat\nb,dog\n', "expected a table as CSV"),
+    ("id,labels\n" + "x" * 200_000, "field larger than field limit")])
+def test_tables_that_could_be_misread_are_refused(text: str, said: str) -> None:
+    labels, [fault] = voc.parse_labels(text)
+    assert not labels
+    assert said in fault
+
+
+def test_a_table_may_have_the_line_ends_of_any_system() -> None:
+    for end in ("\n", "\r\n", "\r"):
+        assert voc.parse_labels(f"id,labels{end}a,cat{end}") == ({"a": ["cat"]}, [])
+
+
+@pytest.mark.parametrize("change", [
+    {"source": 1}, {"classes": "cat"}, {"classes": [1]}, {"mask_values": [1]}, {"mask_values": {"cat": 0}}, {"mask_values": {"cat": 255}}, {"mask_values": {"cat": True}},
+    {"labels": "none"}, {"labels": ["xml"]}, {"more": 1}])
+def test_a_description_of_other_content_is_refused(change: dict) -> None:
+    fields = {"source": "folder", "classes": ["cat"], "mask_values": {"cat": 1}, "labels": "xml"}
+    assert voc.Description.from_json(json.dumps(fields).encode()) == voc.Description("folder", ["cat"], {"cat": 1}, "xml")
+    with pytest.raises(ValueError, match="expected .*, found "):
+        voc.Description.from_json(json.dumps(fields | change).encode())

@@ -1,3 +1,4 @@
+import re
 import statistics
 from pathlib import Path
 
@@ -100,3 +101,31 @@ def test_the_repositorys_texts_show_its_rows(name):
 def test_missing_or_doubled_markers_are_named(text):
     with pytest.raises(AepslError, match=r"^README\.md: expected .*<!-- "):
         with_tables(text, {"psl": "| p |"}, "README.md")
+
+
+@pytest.mark.parametrize("text", [f"{HEADER}shapes,r1,1,40,nan\n", f"{HEADER}shapes,r1,1,40,1e999\n", f"{HEADER}shapes,r1,1,-1,50\n",
+                                  f"{HEADER}=1+1,r1,1,40,50\n",
+                                  f'{HEADER}"shapes\n",r1,1,40,50\n', f'{HEADER}"shapes,r1,1,40,50\n', f"{HEADER}\udcff,r1,1,40,50\n",
+                                  f"{HEADER}shapes,r1,1,40,50,60\n"])
+def test_rows_that_nobody_measured_are_refused(tmp_path, text):
+    (tmp_path / "rounds.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(AepslError, match=r"rounds\.csv: .*expected .*found"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": 1}', '{"a": {}, "a": {}}', "["])
+def test_settings_of_another_form_are_refused(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(AepslError, match=r"settings\.json: expected JSON as this project writes it, found"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\\|b", "<script>x</script>", "<!-- /ablations: rounds -->", "[x](https://x)", "![x](https://x)", "`x`", "**x**",
+                                  "&lt;", "a\nb | c", "\x1b[2J"])
+def test_a_name_of_data_is_text_in_the_tables_and_nothing_else(name):
+    lines = markdown(Table({"rounds": [row(name, "r1", 1, 28.0)], "psl": []}))["rounds"].split("\n")
+    assert len(lines) == 2 + len(VARIANTS["rounds"])
+    assert all(line.isprintable() for line in lines)
+    for line in lines:  # a bar ends a cell unless an odd number of backslashes stands before it
+        assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 2 * 4 + 1
+    assert not re.search(r"(?<!\\)(?:\\\\)*[<>`\[\]*&]", lines[0])

@@ -230,3 +230,21 @@ def test_a_fault_is_explained_and_nothing_is_written(tmp_path, runs, capsys, mon
     assert main(["--runs", str(runs), *arguments]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"ablations: {expected}")
     assert not (tmp_path / "metrics").exists()
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (params(rounds={"r1": "r2", "r2": "r1"}, last_round="r1"), "(no 'r1')"), (params(seed="1"), "(seed '1')"), (params(seed=True), "(seed True)"),
+    (params(oracles=3), "not iterable"),
+    (params(rounds=[1]), "not those of this pipeline"), (params(data=SHIPPED["data"] | {"source": "folder", "path": "=cmd()"}),
+                                                         "no spreadsheet takes for a formula"),
+    (params(data=SHIPPED["data"] | {"source": "folder", "path": "a/\x1b[2J"}), "expected a printable name")])
+def test_a_run_of_strange_parameters_is_left_out_and_never_followed_for_ever(given, said):
+    table, [note] = collect(Found([run("a", 0.5, given=given)], []))
+    assert not table.places()
+    assert said in note
+    assert note.isprintable()
+
+
+def test_a_condition_is_read_like_a_parameter(capsys):
+    assert main(["--where", "seed=[1"]) == 1
+    assert "--where seed=[1: expected a value as in params.yaml, found" in capsys.readouterr().err

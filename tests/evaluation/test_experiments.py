@@ -147,3 +147,31 @@ def test_experiments_of_a_real_project_become_tables(checkout):
     assert json.loads((work / "metrics/ablations/settings.json").read_text())["shapes"]["segment.training.crop"] == 97
     assert result.stderr.count(": failed (Experiment run failed)") == 1
     assert "| on | 54.1 | 30.0 (1) | 52.0 (1) |" in result.stdout
+
+
+# ---- runs of strangers
+
+
+@pytest.mark.parametrize(("files", "said"), [
+    ({"metrics/val.json": '[["miou", 0.5]]'}, "found in metrics/val.json: expected metrics by name"),
+    ({"metrics/val.json": '{"miou": 0.5, "miou": 0.6}'}, "expected every key once, found 'miou' again"),
+    ({"metrics/val.json": "[" * 100_000}, "nested a thousandfold"), ({"metrics/val.json": '{"miou": true}'},
+                                                                     "expected scores from 0 to 1, found miou True"),
+    ({"metrics/val.json": '{"miou": 50.3}'}, "expected scores from 0 to 1, found miou 50.3"),
+    ({"metrics/pseudo_labels.json": '{"pseudo_label_miou": "x"}'}, "expected scores from 0 to 1, found pseudo_label_miou 'x'"),
+    ({"params.yaml": "a: !!python/name:os.abort\n"}, "found in params.yaml: line 1"),
+    ({"params.yaml": "a: &a [*a]\n"}, "found in params.yaml: groups nested"),
+    ({"metrics/per_class.csv": "class,iou\ncat,7\n"}, "an IoU of 7.0"), ({"metrics/per_class.csv": "class,iou\ncat,0.1\ncat,0.2\n"}, "'cat' twice"),
+    ({"metrics/per_class.csv": 'class,iou\ncat,"0.1\n'}, "expected columns class and iou"),
+    ({"metrics/per_class.csv": "class,iou\n" + "x" * 200_000}, "field larger")])
+def test_what_a_run_cannot_have_scored_is_left_out_and_explained(tmp_path, files, said):
+    place(tmp_path / "a", **files)
+    found = folder_runs(tmp_path)
+    assert found.runs == []
+    assert said in found.left_out[0]
+
+
+@pytest.mark.parametrize("content", [None, 3, [{}], [{"rev": "a", "data": [], "error": None, "experiments": [{"revs": []}]}]])
+def test_another_form_of_what_dvc_says_is_explained(content):
+    with pytest.raises(AepslError, match=r"dvc exp show --json: expected the form that DVC 3\.67 gives it, found another"):
+        parse_experiments(content)

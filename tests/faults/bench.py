@@ -1,7 +1,6 @@
 """A tiny pipeline that has run once, and its stages to be run again under a fault and compared with what they made then."""
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -190,8 +189,8 @@ class Bench:
     # ---- what is left of it
 
     def saved(self) -> list[Path]:
-        """Files in the state folder that hold work: not locks, descriptions and files half-written."""
-        return [path for path in (self.work / STATE).rglob("*") if path.is_file() and path.name not in ("lock", "about.json") and path.suffix != ".tmp"]
+        """Files in the state folder that hold work, named by its place: not locks, descriptions and files half-written."""
+        return [path for path in (self.work / STATE).rglob("*") if path.is_file() and path.name[0].isdigit()]
 
     def outputs_as_before(self, job: Job) -> list[str]:
         """Outputs that differ from those of the undisturbed run."""

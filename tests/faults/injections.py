@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import resource
-import signal
 import sys
 import time
 import zipfile

@@ -16,8 +16,8 @@ from tests.faults.bench import STATE, Bench, Job, assert_explained
 from tests.faults.reliability import record
 
 LONG = os.environ.get("AEPSL_FAULTS") == "long"
-STAGES = ("prepare", "saliency", "start", "classify@r1", "classify@r2", "mine@r1", "mine@r2", "merge", "segment@s1", "segment@s2", "relabel@s2", "predict",
-          "refine", "export", "evaluate", *(("stop", "rounds", "oracle", "gallery") if LONG else ()))
+STAGES = ("prepare", "saliency", "start", "classify@r1", "classify@r2", "mine@r1", "mine@r2", "merge", "segment@s1", "segment@s2", "relabel@s2",
+          "predict", "refine", "export", "evaluate", *(("stop", "rounds", "oracle", "gallery") if LONG else ()))
 # Two artefacts of a kind, of which one is put in the other's place.
 ALIKE = {"data/mined/r0.zip": "data/mined/r1.zip", "data/mined/r1.zip": "data/mined/r2.zip", "data/mined/r2.zip": "data/mined/r1.zip",
          "data/labels/s1.zip": "data/labels/s2.zip", "data/labels/s2.zip": "data/labels/s1.zip", "data/saliency.zip": "data/labels/s1.zip",
@@ -61,9 +61,11 @@ def damaged(bench: Bench, path: str, kind: str, rng: random.Random) -> bytes:
 @pytest.fixture(scope="module")
 def locked(bench: Bench) -> str:
     """What DVC would have written down of the artefacts, in the form of dvc.lock."""
-    made = {path: hashlib.md5((bench.store / path).read_bytes(), usedforsecurity=False).hexdigest() for path in bench.expected}
-    return yaml.safe_dump({"schema": "2.0", "stages": {
-        job.name: {"cmd": job.command, "outs": [{"path": path, "hash": "md5", "md5": made[path]} for path in job.outputs]} for job in bench.jobs.values()}})
+    def out(path: str) -> dict[str, str]:
+        return {"path": path, "hash": "md5", "md5": hashlib.md5((bench.store / path).read_bytes(), usedforsecurity=False).hexdigest()}
+
+    stages = {job.name: {"cmd": job.command, "outs": [out(path) for path in job.outputs]} for job in bench.jobs.values()}
+    return yaml.safe_dump({"schema": "2.0", "stages": stages})
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -104,7 +106,7 @@ def test_by_hand_a_damaged_input_is_explained_or_has_no_influence(bench: Bench, 
         assert_explained(run.said)
         if status == 1:
             counts["explained"] += 1
-            assert path in run.said or ALIKE[path] in run.said or kind == "exchanged" or path.endswith((".csv", ".json")), f"{path} {kind}: {run.said}"
+            assert path in run.said or kind == "exchanged" or path.endswith((".csv", ".json")), f"{path} {kind}: {run.said}"
         elif kind in ("truncated", "flipped") and not path.endswith((".csv", ".json")):
             counts["without influence"] += 1
             assert bench.outputs_as_before(job) == [], f"{path} {kind}"
@@ -128,7 +130,7 @@ def interrupted(bench: Bench, job: Job) -> list[Path]:
     bench.reset(job)
     run = bench.start(job, inject=[("die_at_step", {"step": state[-1] + 1, "number": signal.SIGKILL})])
     assert run.wait() == -signal.SIGKILL, run.said
-    saved = sorted(path for path in bench.saved() if path.name[0].isdigit())
+    saved = sorted(bench.saved())
     assert len(saved) >= 2
     return saved
 

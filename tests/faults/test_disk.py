@@ -2,8 +2,6 @@
 rerun after the cause is gone gives the right bytes."""
 
 import os
-import random
-import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.faults.bench import STATE, Bench, Job, assert_explained, gone
+from tests.faults.bench import Bench, Job, assert_explained
 from tests.faults.reliability import record
 
 LONG = os.environ.get("AEPSL_FAULTS") == "long"
 TRAINING = ("classify@r1", "segment@s1")
 BY_IMAGE = ("saliency", "mine@r2", "relabel@s2", "predict", "refine")
-EVERY = ("download", "prepare", "weights", "saliency", "start", "classify@r1", "mine@r1", "classify@r2", "mine@r2", "merge", "segment@s1", "relabel@s2",
-         "segment@s2", "predict", "refine", "export", "evaluate", *(("stop", "rounds", "oracle", "gallery") if LONG else ()))
+EVERY = ("download", "prepare", "weights", "saliency", "start", "classify@r1", "mine@r1", "classify@r2", "mine@r2", "merge", "segment@s1",
+         "relabel@s2", "segment@s2", "predict", "refine", "export", "evaluate", *(("stop", "rounds", "oracle", "gallery") if LONG else ()))
 SOME = EVERY if LONG else ("prepare", "classify@r1")
 
 

@@ -48,7 +48,8 @@ class Project:
             bench.put_back(path)
         (self.work / "params.yaml").write_text(bench.params)
         self.succeed("git", "init", "--quiet")
-        self.succeed(sys.executable, "-m", "dvc", "commit", "--force", *(name for name in bench.jobs if ":" not in name and name in made_by_dvc(bench)))
+        made = [name for name, job in bench.jobs.items() if ":" not in name and all((self.work / path).exists() for path in job.outputs)]
+        self.succeed(sys.executable, "-m", "dvc", "commit", "--force", *made)
         self.lock = (self.work / "dvc.lock").read_bytes()
 
     def succeed(self, *command: str) -> str:
@@ -77,7 +78,7 @@ class Project:
         assert started.returncode == 0, said
         assert {path: digest(self.work / path) for path in self.wanted} == self.wanted, said
         assert not list((self.work / STATE).glob("*"))
-        assert not [path for path in (self.work / "data").rglob("*.tmp")]
+        assert not list((self.work / "data").rglob("*.tmp"))
         return said
 
     def await_stage(self, running: subprocess.Popen[str], name: str) -> int:
@@ -91,11 +92,6 @@ class Project:
             assert running.poll() is None
             time.sleep(0.01)
         raise AssertionError(f"{name} did not begin")
-
-
-def made_by_dvc(bench: Bench) -> set[str]:
-    """Stages whose outputs are all there."""
-    return {name for name, job in bench.jobs.items() if all((bench.work / path).exists() for path in job.outputs)}
 
 
 @pytest.fixture(scope="module")

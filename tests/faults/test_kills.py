@@ -17,8 +17,8 @@ from tests.faults.bench import Bench, Job, gone
 from tests.faults.reliability import record
 from tests.faults.warm import Injection
 
-STAGES = ("download", "download:shapes", "prepare", "saliency", "classify@r1", "classify@r2", "mine@r1", "mine@r2", "merge", "segment@s1", "relabel@s2",
-          "segment@s2", "predict", "refine", "export", "evaluate")
+STAGES = ("download", "download:shapes", "prepare", "saliency", "classify@r1", "classify@r2", "mine@r1", "mine@r2", "merge", "segment@s1",
+          "relabel@s2", "segment@s2", "predict", "refine", "export", "evaluate")
 # Their work goes on where it was saved; the others take so little time that they begin again.
 RESUMES = set(STAGES) - {"download", "prepare", "export", "evaluate"}
 KILLS = int(os.environ.get("AEPSL_KILLS") or (256 if os.environ.get("AEPSL_FAULTS") == "long" else len(STAGES)))

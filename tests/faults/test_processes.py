@@ -142,8 +142,9 @@ def test_a_second_run_of_a_stage_is_refused_and_the_first_one_finishes(bench: Be
 # ---- clocks
 
 
-@pytest.mark.parametrize(("name", "every"), [("saliency", 0), ("segment@s1", 60),
-                                             *([("saliency", 60), ("segment@s1", 0), ("mine@r2", 0), ("mine@r2", 60), ("export", 0)] if LONG else [])])
+@pytest.mark.parametrize(("name", "every"), [
+    ("saliency", 0), ("segment@s1", 60),
+    *([("saliency", 60), ("segment@s1", 0), ("mine@r2", 0), ("mine@r2", 60), ("export", 0)] if LONG else [])])
 def test_a_clock_that_goes_back_changes_nothing(bench: Bench, name: str, every: float) -> None:
     job = bench.reset(bench.jobs[name], **{"compute.save_every": every})
     tomorrow = time.time() + 86400
@@ -153,7 +154,8 @@ def test_a_clock_that_goes_back_changes_nothing(bench: Bench, name: str, every: 
         (bench.work / path).unlink()
         (bench.work / path).write_bytes(content)
         os.utime(bench.work / path, (tomorrow, tomorrow))
-    run = bench.start(job, inject=[("clock_goes_back", {"seed": 1}), *([("die_at_step", {"step": 20, "number": signal.SIGTERM})] if every == 0 else [])])
+    killed = [("die_at_step", {"step": 20, "number": signal.SIGTERM})] if every == 0 else []
+    run = bench.start(job, inject=[("clock_goes_back", {"seed": 1}), *killed])
     assert run.wait() in (0, 128 + signal.SIGTERM), run.said
     assert "Traceback" not in run.said, run.said
     run = bench.start(job, inject=[("clock_goes_back", {"seed": 2})])

@@ -21,3 +21,13 @@ def test_an_archive_without_a_record_is_named(tmp_path):
         out.add("a/1.png", b"")
     with pytest.raises(AepslError, match=r"r\.zip: expected an entry 'rounds\.json'"):
         read_rounds(ArchiveReader(tmp_path / "r.zip"))
+
+
+@pytest.mark.parametrize("text", [b"", b"[", b"{}", b"[1]", b"[{}]", b'[{"round": 1}]', b'[{"round": "\\u001b[2J"}]',
+                                  b'[{"round": "r1", "final_loss": "x"}]', b'[{"round": "r1", "final_loss": NaN}]',
+                                  b'[{"round": "r1", "round": "r2"}]', b"[" + b'{"round": "r"},' * 255 + b'{"round": "r"}]'])
+def test_a_damaged_record_is_named(tmp_path, text):
+    with ArchiveWriter(tmp_path / "r.zip") as out:
+        out.add("rounds.json", text)
+    with pytest.raises(AepslError, match=r"r\.zip: entry 'rounds\.json'.*run `dvc repro mine`"):
+        read_rounds(ArchiveReader(tmp_path / "r.zip"))

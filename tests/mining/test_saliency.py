@@ -160,3 +160,18 @@ def test_two_maps_of_one_image_are_refused(tmp_path):
 def test_a_path_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(AepslError, match=r"nowhere: expected a folder or a zip"):
         user_maps(tmp_path / "nowhere")
+
+
+def test_a_flipped_bit_in_a_map_is_found_and_other_formats_are_not_tried():
+    damaged = bytearray(encoded(np.zeros((5, 4), np.uint8)))
+    damaged[-20] ^= 1
+    for data in (bytes(damaged), encoded(np.zeros((5, 4), np.uint8), "TIFF"), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n"):
+        with pytest.raises(AepslError, match=r"a\.png: expected a saliency map as PNG or JPEG, found .+; replace the file"):
+            load_map(data, size=(4, 5), name="a.png")
+
+
+def test_a_folder_inside_a_zip_is_no_map(tmp_path):
+    with zipfile.ZipFile(tmp_path / "maps.zip", "w") as archive:
+        archive.writestr("a.png/", b"")
+        archive.writestr("a.png/b.png", b"1")
+    assert list(user_maps(tmp_path / "maps.zip")) == ["b"]

@@ -1,5 +1,7 @@
+import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,52 @@ def test_code_in_a_file_is_not_run(tmp_path, zipped):
     with pytest.raises(AepslError, match="damaged or foreign"):
         load_classifier(tmp_path / "r1.pt", CPU)
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"format": True}, "expected a Classifier of format 1"), ({"format": torch.zeros(2)}, "expected a Classifier of format 1"),
+    ({"kind": ["Classifier"]}, "expected a Classifier"),
+    ({"network": None}, "found another: network None"), ({"network": {"trunk": "vgg16"}}, "network {'trunk': 'vgg16'}"),
+    ({"preprocessing": "own"}, "preprocessing 'own'"),
+    ({"classes": []}, r"classes \[\]"), ({"classes": ["a"] * 255}, "classes"), ({"classes": "ab"}, "classes 'ab'"), ({"facts": 3}, "facts 3"),
+    ({"state": [1]}, "a state that is no table"),
+    ({"state": {"a": 1}}, "'a': expected a tensor, found int"), ({"state": {"a": torch.zeros(2).to_sparse()}}, "'a': expected a plain tensor"),
+    ({"state": {}}, "expected the tensors of its own"),
+    ({"network": {"trunk": "squeezenet", "output_stride": 8, "width": 1, "stages": None}}, r"network\.trunk: expected one of"),
+    ({"classes": ["a"] * 3}, "size mismatch")])
+def test_a_model_of_other_content_is_refused_by_name(tmp_path, classifier, change, said):
+    content = torch.load(save(tmp_path / "r1.pt", classifier), weights_only=True)
+    torch.save(content | change, tmp_path / "r1.pt")
+    with pytest.raises(AepslError, match=rf"(?s)r1\.pt: .*{said}.*run the stage that makes it again"):
+        load_classifier(tmp_path / "r1.pt", CPU)
+
+
+def test_a_model_that_diverged_is_refused(tmp_path, classifier):
+    content = torch.load(save(tmp_path / "r1.pt", classifier), weights_only=True)
+    content["state"]["fc.bias"][0] = float("nan")
+    torch.save(content, tmp_path / "r1.pt")
+    for load in (lambda: load_classifier(tmp_path / "r1.pt", CPU), lambda: continue_classifier(tmp_path / "r1.pt", Classifier(trunk(SMALL), 2))):
+        with pytest.raises(AepslError, match=r"r1\.pt: expected finite numbers, found NaN or infinity in fc\.bias"):
+            load()
+
+
+def test_a_fact_that_a_model_does_not_tell_is_named(tmp_path, classifier):
+    _, content = load_classifier(save(tmp_path / "r1.pt", classifier), CPU)
+    with pytest.raises(AepslError, match=r"r1\.pt: expected a model that tells its scale, found 'round', 'final_loss', 'list'; run the stage"):
+        content["facts"]["scale"]
+
+
+def test_compressed_entries_are_not_unpacked(tmp_path, classifier):
+    whole = save(tmp_path / "r1.pt", classifier).read_bytes()
+    with zipfile.ZipFile(io.BytesIO(whole)) as source, zipfile.ZipFile(tmp_path / "r1.pt", "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(AepslError, match=r"compressed entries, which torch\.save does not write"):
+        load_classifier(tmp_path / "r1.pt", CPU)
+
+
+def test_what_is_no_file_is_named_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    for name in ("pipe.pt", "."):
+        with pytest.raises(AepslError, match="something else that is no file"):
+            load_classifier(tmp_path / name, CPU)

@@ -193,6 +193,9 @@ def test_imagenet_is_fetched_with_the_checksum_in_its_name(tmp_path: Path, monke
         (["https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"], tmp_path / "cache" / "mobilenet_v2-b0353104.pth", "b0353104")
     ]
     assert {name.split("-")[1][:8] for name in module.IMAGENET_FILES.values()} == {"397923af", "b0353104", "0676ba61"}
+    for trunk, checksum in module._SHA256.items():
+        assert len(bytes.fromhex(checksum)) == 32
+        assert module.IMAGENET_FILES[trunk].endswith(f"-{checksum[:8]}.pth")
 
 
 class Shell:
@@ -270,3 +273,28 @@ def test_real_weights_give_torchvisions_features(tmp_path: Path, third_party: Ca
             load_into(trunk, tmp_path / "w.pth")
             torch.testing.assert_close(trunk(image)[:, :, :: 32 // stride, :: 32 // stride], sparse, rtol=1e-3, atol=1e-4)
     assert 0.05 < sparse.mean().item() < 5
+
+
+def test_a_flipped_bit_in_the_numbers_is_found_by_the_checksums(tmp_path: Path) -> None:
+    trunk = build_trunk("mobilenet_v2", output_stride=16, width=0.05, stages=4)
+    path = tmp_path / "weights.pt"
+    save_weights(path, StartingWeights(trunk.name, "imagenet", "test", trunk.state_dict()))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(AepslError, match=r"weights\.pt: expected a PyTorch file of plain tensors, found a damaged or unsafe one \(.*checksum"):
+        load_into(trunk, path)
+
+
+def test_a_tensor_that_claims_any_size_is_told_and_not_copied(tmp_path: Path) -> None:
+    state = vgg_convs("") | {"0.weight": constant(1.0, 10**6, 10**6), "31.weight": constant(1.0, 10**6, 10**6)}
+    with pytest.raises(FaultList) as caught:
+        read(tmp_path, "vgg16", state)
+    assert any(fault.endswith("found (1000000, 1000000)") for fault in caught.value.faults)
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(2).to_sparse(), torch.zeros(2, dtype=torch.complex64), torch.empty(2, device="meta"),
+                                 torch.zeros(2, dtype=torch.bool)])
+def test_tensors_that_no_network_could_hold_are_named(tmp_path: Path, odd: Tensor) -> None:
+    with pytest.raises(FaultList, match=r"0\.weight: expected "):
+        read(tmp_path, "vgg16", vgg_convs("") | {"0.weight": odd})

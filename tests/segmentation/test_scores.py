@@ -55,3 +55,38 @@ def test_a_missing_image_and_a_missing_grid_are_named(tmp_path):
         read_scores(ArchiveReader(tmp_path / "scores.zip"), "y")
     with pytest.raises(AepslError, match=r"expected an entry 'grid\.json'"):
         read_stride(ArchiveReader(tmp_path / "scores.zip"))
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"stride": 0}', b'{"stride": "8"}', b'{"stride": 8.0}', b'{"stride": true}',
+                                  b'{"stride": 257}', b'{"stride": 1e400}',
+                                  b'{"stride": 8, "stride": 16}', b'{"strde": 1, "stride": 8}'])
+def test_a_damaged_grid_is_named(tmp_path, text):
+    with ArchiveWriter(tmp_path / "scores.zip") as out:
+        out.add("grid.json", text)
+    with pytest.raises(AepslError, match=r"scores\.zip: entry 'grid\.json'.*run `dvc repro predict`"):
+        read_stride(ArchiveReader(tmp_path / "scores.zip"))
+
+
+def saved(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, np.zeros((2, 1, 1), np.float16))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("data", [
+    saved(np.zeros((2, 1, 1))), saved(np.zeros((2, 1), np.float16)), saved(np.full((2, 1, 1), np.nan, np.float16)),
+    saved(np.zeros((2, 1, 1), np.float16)) + b"\0",
+    saved(np.zeros((2, 1, 1), np.float16))[:-1], saved(np.zeros((2, 1, 1), np.float16)).replace(b"(2, 1, 1)", b"(2**9, 1)"), zipped(),
+    saved(np.zeros((2, 1, 1), np.float16)).replace(b"(2, 1, 1), }    ", b"(9999, 9999, 9), }")],
+    ids=["double", "flat", "NaN", "too much", "too little", "code", "zip", "huge"])
+def test_an_array_of_another_kind_is_named(tmp_path, data):
+    with ArchiveWriter(tmp_path / "scores.zip") as out:
+        out.add("x.npy", data)
+    with pytest.raises(AepslError, match=r"entry x\.npy is damaged \(.+\); run `dvc repro predict`"):
+        read_scores(ArchiveReader(tmp_path / "scores.zip"), "x")

@@ -5,24 +5,40 @@ hash wherever and whenever it was written. The file appears under its name by on
 """
 
 import io
+import json
 import os
+import stat
+import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
-from aepsl.errors import AepslError
+from aepsl.errors import AepslError, FaultList, printable, shown
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 VOID = 255  # ignored pixel of a mask
+# What opening a file may cost; archives and images come from anywhere.
+MOST_PIXELS = 1 << 26  # of an image: 200 MB in RGB
+MOST_BYTES = 1 << 30  # of an entry, unpacked
+MOST_TEXT = 1 << 26  # of an entry that is JSON, XML, a list or a table
+MOST_RATIO = 200  # of an entry's size to what it takes in the file, where it has more than a mebibyte: what is packed here is compressed already
+LONGEST_NAME = 300  # characters of an entry's name that an error shows
 # What zipfile raises on damaged archives; RuntimeError where a flipped bit says "encrypted" or "compressed in another way".
-ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError)
+ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, OverflowError, struct.error)
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+# What Pillow raises on damaged images.
+IMAGE_FAULTS = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, RuntimeError, struct.error, zlib.error)
 
 
 def publish(temporary: Path, target: Path) -> None:
@@ -83,6 +99,7 @@ class ArchiveWriter:
         self._names.add(name)
         info = zipfile.ZipInfo(name, EPOCH)
         info.create_system = 3  # the same header on every platform
+        info.comment = _name_check(name)
         with named(self.path, self._temporary):
             self._zip.writestr(info, data)
 
@@ -116,13 +133,17 @@ class ArchiveReader:
         # After a fork the file position would be shared with the parent: every process opens its own.
         if self._zip is None or self._owner != os.getpid():
             try:
-                self._zip = zipfile.ZipFile(self.path)
+                archive = zipfile.ZipFile(self.path)
             except FileNotFoundError:
                 raise AepslError(f"{self.path}: no such file; `dvc repro` or `dvc pull` makes it") from None
             except ZIP_FAULTS as error:
-                raise AepslError(f"{self.path}: expected a complete zip archive, found a damaged one ({error}); "
+                raise AepslError(f"{self.path}: expected a complete zip archive, found a damaged one ({printable(str(error), 200)}); "
                                  "delete it and run `dvc checkout` or `dvc repro`") from error
-            self._owner = os.getpid()
+            if faults := entry_faults(archive):
+                archive.close()
+                raise FaultList(f"{self.path}: expected plain files in a zip archive, found {len(faults)} fault(s); nothing was unpacked. "
+                                "Delete it and run `dvc checkout` or `dvc repro`, or pack your own files anew", faults)
+            self._zip, self._owner = archive, os.getpid()
         return self._zip
 
     def names(self) -> list[str]:
@@ -136,19 +157,73 @@ class ArchiveReader:
         """The bytes of one entry; its checksum is verified."""
         archive = self._open()
         try:
-            return archive.read(name)
+            with archive.open(name) as entry:
+                size = archive.NameToInfo[name].file_size
+                data = entry.read(size + 1)  # asked for a number of bytes it unpacks no more, however much the entry would expand to
+            if len(data) != size:
+                raise zipfile.BadZipFile(f"{len(data)} bytes instead of {size}")
+            return data
         except KeyError:
-            raise AepslError(f"{self.path}: expected an entry {name!r}, found none; the artefact belongs to other data, "
+            raise AepslError(f"{self.path}: expected an entry {shown(name, LONGEST_NAME)}, found none; the artefact belongs to other data, "
                              "run `dvc repro`") from None
         except ZIP_FAULTS as error:
-            raise AepslError(f"{self.path}: entry {name!r} is damaged ({error}); "
+            raise AepslError(f"{self.describe(name)} is damaged ({printable(str(error), 200) or type(error).__name__}); "
                              "delete the file and run `dvc checkout` or `dvc repro`") from error
+
+    def mask(self, name: str) -> np.ndarray:
+        """The values (H, W) uint8 of a palette or grey PNG: :func:`decode_indices` of an entry."""
+        return decode_indices(self.read(name), self.describe(name))
+
+    def photograph(self, name: str) -> np.ndarray:
+        """A photograph (H, W, 3) uint8: :func:`decode_image` of an entry."""
+        return decode_image(self.read(name), self.describe(name))
+
+    def text(self, name: str) -> bytes:
+        """The bytes of an entry that is to be parsed, at most :data:`MOST_TEXT`."""
+        info = self._open().NameToInfo.get(name)
+        if info is not None and info.file_size > MOST_TEXT:
+            raise AepslError(f"{self.describe(name)}: expected at most {MOST_TEXT} bytes of text, found {info.file_size}")
+        return self.read(name)
+
+    def describe(self, name: str) -> str:
+        """What to call an entry in an error."""
+        return f"{self.path}: entry {shown(name, LONGEST_NAME)}"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __getstate__(self) -> dict[str, object]:
         return {"path": self.path, "_zip": None, "_owner": -1}
+
+
+def _name_check(name: str) -> bytes:
+    """The comment of an entry: zip has checksums of contents, and none of the names, one of which could otherwise change unnoticed."""
+    return b"name %08x" % zlib.crc32(name.encode("utf-8", "surrogatepass"))
+
+
+def entry_faults(archive: zipfile.ZipFile) -> list[str]:
+    """Why entries of an archive are not read, one line each; nothing is unpacked to find out."""
+    entries = archive.infolist()
+    faults = [f"entry {shown(name, LONGEST_NAME)}: expected every name once, found it {count} times"
+              for name, count in Counter(info.orig_filename for info in entries).items() if count > 1]
+    return faults + [f"entry {shown(info.orig_filename, LONGEST_NAME)}: {fault}" for info in entries if (fault := _entry_fault(info))]
+
+
+def _entry_fault(info: zipfile.ZipInfo) -> str | None:
+    name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
+    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/") or name[1:2] == ":":
+        return "expected a name inside the archive, found one that leads out of it"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return f"expected a plain file, found {'a symbolic link' if kind == stat.S_IFLNK else 'a device, pipe or socket'}"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"expected a stored or deflated entry, found compression method {info.compress_type}"
+    if info.file_size > MOST_BYTES:
+        return f"expected at most {MOST_BYTES} bytes, found {info.file_size}"
+    if info.file_size > max(1 << 20, MOST_RATIO * info.compress_size):
+        return f"expected at most {MOST_RATIO} times the {info.compress_size} bytes it takes, found {info.file_size}"
+    if info.comment.startswith(b"name ") and info.comment != _name_check(info.filename):
+        return "expected the name it was written under, found another: the archive is damaged"
+    return None
 
 
 def voc_palette() -> list[int]:
@@ -188,15 +263,93 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def decode_indices(data: bytes) -> np.ndarray:
-    """The raw values (H, W) uint8 of a palette or grey PNG written by :func:`encode_mask` or :func:`encode_grey`."""
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode not in ("P", "L"):
-            raise AepslError(f"expected a palette or grey PNG of 8 bits, found mode {image.mode}")
-        return np.asarray(image, np.uint8)
+def open_image(data: bytes) -> ImageFile:
+    """A PNG or JPEG of at most :data:`MOST_PIXELS` pixels, of which the header is read and no pixel decoded.
+
+    Raises
+    ------
+    ValueError : what was found instead. Damage that only shows later raises one of :data:`IMAGE_FAULTS`, see :func:`image_fault`.
+    """
+    kind = PngImageFile if data.startswith(b"\x89PNG") else JpegImageFile if data.startswith(b"\xff\xd8") else None
+    if kind is None:
+        raise ValueError("a file of another kind or a damaged one")
+    image = kind(io.BytesIO(data))  # not Image.open, which has a limit of its own and tries other formats, some of which run programs
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width}×{image.height} pixels, more than the {MOST_PIXELS} that are decoded; make it smaller")
+    return image
 
 
-def decode_image(data: bytes) -> np.ndarray:
-    """A photograph as (H, W, 3) uint8 RGB; grey, palette, CMYK and RGBA files are converted."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.array(image.convert("RGB"), np.uint8)  # a copy: torch warns of arrays it may not write
+def verify_png(data: bytes) -> None:
+    """Compare the checksums of a PNG, which decoding does not; a JPEG has none.
+
+    Raises
+    ------
+    One of :data:`IMAGE_FAULTS`.
+    """
+    image = open_image(data)
+    if isinstance(image, PngImageFile):
+        image.verify()
+        if PNG_END not in data:
+            raise OSError("truncated PNG file")
+
+
+def image_fault(error: Exception) -> str:
+    """What was found in place of an image, from one of :data:`IMAGE_FAULTS`."""
+    return str(error) if type(error) is ValueError else f"a damaged one ({str(error) or type(error).__name__})"
+
+
+def decode_indices(data: bytes, name: str = "mask") -> np.ndarray:
+    """The raw values (H, W) uint8 of a palette or grey PNG written by :func:`encode_mask` or :func:`encode_grey`.
+
+    Parameters
+    ----------
+    name : what to call it in an error.
+    """
+    try:
+        with open_image(data) as image:
+            if image.mode in ("P", "L"):
+                return np.asarray(image, np.uint8)
+            raise ValueError(f"mode {image.mode}")
+    except IMAGE_FAULTS as error:
+        raise AepslError(f"{name}: expected a palette or grey PNG of 8 bits, found {image_fault(error)}; run `dvc repro`") from error
+
+
+def decode_image(data: bytes, name: str = "photograph") -> np.ndarray:
+    """A photograph as (H, W, 3) uint8 RGB; grey, palette, CMYK and RGBA files are converted. ``name`` is what to call it in an error."""
+    try:
+        with open_image(data) as image:
+            return np.array(image.convert("RGB"), np.uint8)  # a copy: torch warns of arrays it may not write
+    except IMAGE_FAULTS as error:
+        raise AepslError(f"{name}: expected a complete JPEG or PNG, found {image_fault(error)}; run `dvc repro`") from error
+
+
+def parse_json(data: bytes) -> Any:
+    """What JSON in UTF-8 says. Stricter than Python: no key twice in an object, no NaN or infinity.
+
+    Raises
+    ------
+    ValueError : expected and found.
+    """
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+            raise ValueError(f"expected every key once, found {shown(twice[0])} again")
+        return dict(pairs)
+
+    def number(text: str) -> float:
+        if np.isinf(value := float(text)):
+            raise ValueError(f"expected a number, found {printable(text, 80)}, which is out of range")
+        return value
+
+    def refuse(text: str) -> NoReturn:
+        raise ValueError(f"expected a number, found {text}")
+
+    try:
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=refuse)
+        json.dumps(content, ensure_ascii=False).encode()
+        return content
+    except UnicodeEncodeError:
+        raise ValueError("expected letters, found half of one, such as \\ud800") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected JSON, found {error}") from None
+    except RecursionError:
+        raise ValueError("expected JSON, found brackets nested a thousandfold") from None

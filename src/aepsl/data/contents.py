@@ -11,7 +11,7 @@ from pathlib import Path
 from aepsl.data import voc
 from aepsl.data.archive import VOID, ArchiveReader
 from aepsl.data.index import FIXED, SPLITS
-from aepsl.errors import AepslError
+from aepsl.errors import AepslError, shown
 
 MaskValues = Callable[[Sequence[str]], Iterable[Sequence[int]]]
 
@@ -38,8 +38,8 @@ def read_contents(raw: Path, mask_values: MaskValues) -> Contents:
     archive = ArchiveReader(raw)
     faults: list[str] = []
     try:
-        description = voc.Description.from_json(archive.read(voc.DESCRIPTION))
-    except (ValueError, KeyError, TypeError) as error:
+        description = voc.Description.from_json(archive.text(voc.DESCRIPTION))
+    except ValueError as error:
         raise AepslError(f"{raw}: expected a readable {voc.DESCRIPTION}, found {error}; run `dvc repro -f download`") from None
     splits = _read_lists(archive, faults)
     images: dict[str, str] = {}
@@ -61,7 +61,7 @@ def read_contents(raw: Path, mask_values: MaskValues) -> Contents:
                 faults.append(f"{entry}: expected the labels of an image of {splits[identifier]}, found no such file")
                 continue
             try:
-                labels[identifier] = voc.parse_annotation(archive.read(entry))
+                labels[identifier] = voc.parse_annotation(archive.text(entry))
             except ValueError as error:
                 faults.append(f"{entry}: {error}")
     elif description.labels == "csv":
@@ -80,15 +80,19 @@ def _read_lists(archive: ArchiveReader, faults: list[str]) -> dict[str, str]:
             if split == "train":
                 faults.append(f"{entry}: expected the list of training images, found no such file")
             continue
-        ids = voc.parse_list(archive.read(entry).decode("utf-8"))
+        try:
+            ids = voc.parse_list(archive.text(entry).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            faults.append(f"{entry}: expected text in UTF-8 with one id a line, found {error}")
+            continue
         if not ids:
             faults.append(f"{entry}: expected at least one id, found an empty list")
-        faults += [f"{entry}: id {identifier!r} is listed {count} times" for identifier, count in Counter(ids).items() if count > 1]
+        faults += [f"{entry}: id {shown(identifier)} is listed {count} times" for identifier, count in Counter(ids).items() if count > 1]
         for identifier in dict.fromkeys(ids):
             if fault := voc.id_fault(identifier):
                 faults.append(f"{entry}: {fault}")
             elif identifier in splits:
-                faults.append(f"{entry}: id {identifier!r} is in the list of {splits[identifier]} too; an image belongs to one split")
+                faults.append(f"{entry}: id {shown(identifier)} is in the list of {splits[identifier]} too; an image belongs to one split")
             else:
                 splits[identifier] = split
     return splits
@@ -96,7 +100,7 @@ def _read_lists(archive: ArchiveReader, faults: list[str]) -> dict[str, str]:
 
 def _read_table(archive: ArchiveReader, wanted: Sequence[str], faults: list[str]) -> dict[str, list[str] | None]:
     try:
-        table, wrong = voc.parse_labels(archive.read(voc.LABELS_CSV).decode("utf-8"))
+        table, wrong = voc.parse_labels(archive.text(voc.LABELS_CSV).decode("utf-8"))
     except UnicodeDecodeError as error:
         table, wrong = {}, [f"expected text in UTF-8, found {error}"]
     faults += [f"{voc.LABELS_CSV}: {fault}" for fault in wrong]
@@ -128,11 +132,11 @@ def choose_classes(source: Contents, chosen: list[str] | None, faults: list[str]
         faults.append(f"data.classes: expected at most {VOID - 1} classes, found {len(names)}")
     for name, count in Counter(names).items():
         if count > 1:
-            faults.append(f"data.classes: class {name!r} is named {count} times")
+            faults.append(f"data.classes: class {shown(name)} is named {count} times")
         if name in ("background", "void", *FIXED):
             faults.append(f"data.classes: {name!r} is a reserved name; call the class something else")
-        elif not name.strip() or name != name.strip() or not name.isprintable():
-            faults.append(f"data.classes: expected a printable name without space around it, found {name!r}")
+        elif fault := voc.class_fault(name):
+            faults.append(f"data.classes: {fault}")
     return names
 
 
@@ -155,12 +159,12 @@ def select_images(source: Contents, names: Sequence[str], unlisted: str, faults:
         else:
             left_out += 1
     for name, ids in sorted(strange.items()):
-        faults.append(f"labels: class {name!r} is not in data.classes but in {len(ids)} image(s), such as {ids[0]!r}; list it, "
+        faults.append(f"labels: class {shown(name)} is not in data.classes but in {len(ids)} image(s), such as {ids[0]!r}; list it, "
                       "or set data.unlisted to leave-out")
     for split in dict.fromkeys(source.splits.values()):
         if not any(source.splits[identifier] == split for identifier in kept):
             faults.append(f"split {split}: expected at least one image with a class of data.classes, all were left out")
     seen = {name for identifier, labels in kept.items() if source.splits[identifier] == "train" for name in labels}
-    faults += [f"data.classes: class {name!r} has no training image; correct its spelling or remove it"
+    faults += [f"data.classes: class {shown(name)} has no training image; correct its spelling or remove it"
                for name in names if name not in seen]
     return kept, left_out

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from aepsl.data import voc
-from aepsl.data.archive import ArchiveWriter
+from aepsl.data.archive import MOST_BYTES, ArchiveWriter
 from aepsl.errors import AepslError, FaultList
 from aepsl.progress import progress
 
@@ -34,7 +34,7 @@ def pack(out: Path, path: Path, *, splits: Mapping[str, str | None], labels: str
     ------
     FaultList : every file that is missing or ambiguous, before anything is written. Train images may lack a mask.
     """
-    root = path.expanduser()
+    root = _expand(path, "data.path")
     if not (root / voc.IMAGES).is_dir():
         found = f"{voc.IMAGES}/ missing in it" if root.is_dir() else "no such folder"
         raise AepslError(f"data.path: expected a folder that holds {voc.IMAGES}/, found {found}: {root.absolute()}")
@@ -67,6 +67,11 @@ def pack(out: Path, path: Path, *, splits: Mapping[str, str | None], labels: str
                 entries[f"{voc.MASKS}/{identifier}.png"] = mask_file
             elif masks is not None and (split == "val" or labels == "masks"):
                 faults.append(f"{masks}/{identifier}.png: expected the mask of an image of {split}, found none there or in {voc.MASKS}/")
+    for name, file in entries.items():
+        if not file.is_file():  # opening a pipe would wait for ever
+            faults.append(f"{name}: expected a file, found {'a folder' if file.is_dir() else 'something else, such as a link that leads nowhere'}")
+        elif file.stat().st_size > MOST_BYTES:
+            faults.append(f"{name}: expected at most {MOST_BYTES} bytes, found {file.stat().st_size}")
     if faults:
         raise FaultList(f"{root}: {len(faults)} fault(s) in the folder; mend the files, or take their ids off the lists", faults)
 
@@ -83,8 +88,16 @@ def pack(out: Path, path: Path, *, splits: Mapping[str, str | None], labels: str
     return {split: len(ids) for split, ids in lists.items()}
 
 
+def _expand(path: Path, key: str) -> Path:
+    """With "~" as the home folder."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise AepslError(f"{key}: expected a path, found {path}, and there is no such user; write the path in full") from None
+
+
 def _resolve(root: Path, name: str, key: str) -> Path:
-    file = root / Path(name).expanduser()
+    file = root / _expand(Path(name), key)
     if not file.is_file():
         raise AepslError(f"{key}: expected a file, found none at {file}; give its path, in full or from {root}")
     return file
@@ -92,7 +105,7 @@ def _resolve(root: Path, name: str, key: str) -> Path:
 
 def _read_list(root: Path, name: str, key: str) -> list[str]:
     named = root / voc.LISTS / f"{name}.txt"
-    file = named if named.is_file() else root / Path(name).expanduser()
+    file = named if named.is_file() else root / _expand(Path(name), key)
     if not file.is_file():
         known = sorted(entry.stem for entry in (root / voc.LISTS).glob("*.txt"))
         raise AepslError(f"{key}: expected the name of a list in {voc.LISTS}/ or the path of one, found {name!r}; there are {known}")
@@ -105,7 +118,7 @@ def _read_list(root: Path, name: str, key: str) -> list[str]:
 def _mask_folders(root: Path, masks: str | None) -> list[Path]:
     if masks is None:
         return []
-    named = root / Path(masks).expanduser()
+    named = root / _expand(Path(masks), "data.folder.masks")
     if not named.is_dir():
         raise AepslError(f"data.folder.masks: expected a folder of PNG masks, found none at {named}; give its path, or null for no masks")
     official = root / voc.MASKS

@@ -3,8 +3,6 @@
 Nothing is written unless everything is sound. Labels of the test split are taken as unknown.
 """
 
-import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from aepsl.data import voc
-from aepsl.data.archive import VOID, ArchiveReader, ArchiveWriter, encode_mask, write_atomically
+from aepsl.data.archive import IMAGE_FAULTS, VOID, ArchiveReader, ArchiveWriter, encode_mask, image_fault, open_image, verify_png
 from aepsl.data.contents import choose_classes, read_contents, select_images
-from aepsl.data.index import SPLITS, Index, write_index
+from aepsl.data.index import SPLITS, Index, write_index, write_mean_pixel
 from aepsl.errors import FaultList
 from aepsl.parallel import in_processes
 from aepsl.progress import progress
@@ -102,7 +101,7 @@ def prepare(raw: Path, *, classes: list[str] | None, unlisted: Literal["error", 
         for task, mask in zip(with_mask, _over(partial(_renumber, lookup=lookup), raw, with_mask, "truth"), strict=True):
             archive.add(f"{task.identifier}.png", mask)
     write_index(Index(tuple(names), tuple(rows), splits, sizes, labels), index)
-    write_atomically(mean_pixel, (json.dumps({"mean_pixel": mean}) + "\n").encode())
+    write_mean_pixel(mean, mean_pixel)
 
     in_train = labels[[split == "train" for split in splits]].sum(0).tolist()
     masks = Counter(task.split for task in with_mask)
@@ -154,15 +153,17 @@ def _check(archive: ArchiveReader, task: _Task) -> _Fact:
     total = np.zeros(3, np.int64)
     if task.image is not None:
         try:
-            with Image.open(io.BytesIO(archive.read(task.image)), formats=("JPEG", "PNG")) as image:
+            data = archive.read(task.image)
+            verify_png(data)
+            with open_image(data) as image:
                 if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"expected 8 bits per channel, found mode {image.mode}")
+                    raise ValueError(f"mode {image.mode}; expected 8 bits per channel")
                 pixels = np.asarray(image.convert("RGB"))
-                orientation = image.getexif().get(ORIENTATION, 1)
+                orientation = _orientation(image)
             height, width = pixels.shape[:2]
             total = pixels.sum((0, 1), np.int64)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            faults.append(f"{task.image}: expected a complete JPEG or PNG, found {_said(error)}")
+        except IMAGE_FAULTS as error:
+            faults.append(f"{task.image}: expected a complete JPEG or PNG, found {image_fault(error)}")
     elif task.split:
         faults.append(f"{voc.IMAGES}/{task.identifier}.jpg: expected an image of {task.split}, found no such file")
     values: tuple[int, ...] = ()
@@ -174,20 +175,29 @@ def _check(archive: ArchiveReader, task: _Task) -> _Fact:
                 turned = f" (the image's EXIF orientation is {orientation}: store it upright)" if orientation > 1 else ""
                 faults.append(f"{task.mask}: expected the size of its image, {width}×{height}, "
                               f"found {mask.shape[1]}×{mask.shape[0]}{turned}")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            faults.append(f"{task.mask}: expected a complete palette or grey PNG of 8 bits, found {_said(error)}")
+        except IMAGE_FAULTS as error:
+            faults.append(f"{task.mask}: expected a complete palette or grey PNG of 8 bits, found {image_fault(error)}")
     return _Fact(width, height, total, values, tuple(faults))
 
 
-def _said(error: Exception) -> str:
-    # Pillow names the in-memory file object, which says nothing.
-    return "a file of another kind or a damaged one" if isinstance(error, UnidentifiedImageError) else str(error)
+def _orientation(image: ImageFile) -> int:
+    """How the EXIF data say the camera was held, 1 = upright or unknown."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except IMAGE_FAULTS:  # damaged EXIF data say nothing, and no pixel depends on them
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def _decode_mask(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+    verify_png(data)
+    with open_image(data) as image:
+        if not isinstance(image, PngImageFile):
+            raise ValueError("a JPEG, which changes class numbers")
         if image.mode not in ("P", "L", "1"):
             raise ValueError(f"mode {image.mode}")
+        if image.mode == "L" and data[24] < 8:  # bits of a pixel: fewer are stretched to the range of grey, and numbers would change
+            raise ValueError(f"grey of {data[24]} bits")
         return np.asarray(image).astype(np.uint8)
 
 

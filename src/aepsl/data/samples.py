@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from aepsl.data.archive import VOID, ArchiveReader, decode_image, decode_indices
+from aepsl.data.archive import VOID, ArchiveReader
 from aepsl.data.index import Index
 from aepsl.data.voc import image_names
 from aepsl.errors import AepslError
@@ -34,7 +34,7 @@ class Photographs:
         return len(self.index)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return decode_image(self._images.read(self._names[row]))
+        return self._images.photograph(self._names[row])
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,10 @@ def read_mined(archive: ArchiveReader, index: Index, row: int) -> dict[int, np.n
     regions = {}
     for label in np.flatnonzero(index.labels[row]) + 1:
         name = f"{index.ids[row]}/{label}.png"
-        regions[int(label)] = decode_indices(archive.read(name)) if name in archive else np.zeros((height, width), np.uint8)
+        region = regions[int(label)] = archive.mask(name) if name in archive else np.zeros((height, width), np.uint8)
+        if region.shape != (height, width):
+            raise AepslError(f"{archive.describe(name)}: expected the size of its image, {width}×{height}, found {region.shape[1]}×{region.shape[0]}; "
+                             "the artefact belongs to other data, run `dvc repro`")
     return regions
 
 
@@ -134,7 +137,7 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, row = key
-        mask = None if self._masks is None else decode_indices(self._masks.read(f"{self.index.ids[row]}.png"))
+        mask = None if self._masks is None else self._masks.mask(f"{self.index.ids[row]}.png")
         image, mask = self._augmentation(self.photographs[row], mask, np.random.default_rng([self._seed, epoch, row]))
         sample = {"id": self.index.ids[row], "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
                   "labels": torch.from_numpy(self.index.labels[row])}

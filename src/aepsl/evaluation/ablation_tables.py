@@ -3,14 +3,16 @@
 import csv
 import io
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aepsl.data.archive import write_atomically
-from aepsl.errors import AepslError
+from aepsl.data.archive import parse_json, write_atomically
+from aepsl.data.voc import class_fault
+from aepsl.errors import AepslError, printable, shown
 from aepsl.evaluation import paper
 from aepsl.evaluation.tables import write_csv
 
@@ -66,18 +68,28 @@ def read(folder: Path) -> Table:
                   _read_rows(folder / "per_class.csv", CLASS_COLUMNS, VARIANTS["psl"]))
     path = folder / "settings.json"
     try:
-        table.settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        table.settings = parse_json(path.read_bytes()) if path.is_file() else {}
+        if not (isinstance(table.settings, dict) and all(isinstance(values, dict) for values in table.settings.values())):
+            raise ValueError(f"expected parameters by data set, found {shown(table.settings)}")
     except ValueError as error:
-        raise AepslError(f"{path}: expected JSON, found {error}; take it from git") from None
+        raise AepslError(f"{path}: expected JSON as this project writes it, found a damaged file ({error}); take it from git") from None
     return table
 
 
 def _read_rows(path: Path, columns: Sequence[str], names: Sequence[str]) -> list[Row]:
     if not path.is_file():
         return []
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    try:
+        return _parse_rows(path.read_bytes().decode("utf-8"), path, columns, names)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise AepslError(f"{path}: expected a table as CSV in UTF-8, found {error}; take it from git") from None
+
+
+def _parse_rows(text: str, path: Path, columns: Sequence[str], names: Sequence[str]) -> list[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     if tuple(reader.fieldnames or ()) != tuple(columns):
-        raise AepslError(f"{path}: expected the columns {','.join(columns)}, found {','.join(reader.fieldnames or ())}; take it from git")
+        found = printable(",".join(reader.fieldnames or ["none"]), 200)
+        raise AepslError(f"{path}: expected the columns {','.join(columns)}, found {found}; take it from git")
     rows: list[Row] = []
     seen: set[tuple[Any, ...]] = set()
     for cells in reader:
@@ -86,9 +98,13 @@ def _read_rows(path: Path, columns: Sequence[str], names: Sequence[str]) -> list
                         for name, cell in cells.items()}
             if row["variant"] not in names or row.get("miou", 0) is None:
                 raise ValueError(f"variant {row['variant']!r}, mIoU {row.get('miou')}")
+            if fault := class_fault(row["data"]):
+                raise ValueError(f"as name of the data {fault}")
+            if wrong := [value for value in row.values() if isinstance(value, float) and not 0 <= value <= 100]:
+                raise ValueError(f"{wrong[0]} percent")
             if (place := (*key(row), row.get("class"))) in seen:
                 raise ValueError("the same data, variant and seed as a line before")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:  # a line of too few or too many cells gives None or a list
             raise AepslError(f"{path}: line {reader.line_num}: expected a variant out of {', '.join(names)}, once per data and seed, with numbers, "
                              f"found {error}; mend the line") from None
         seen.add(place)
@@ -124,7 +140,7 @@ def markdown(table: Table) -> dict[str, str]:
 
 def _scores(rows: Sequence[Row], names: Sequence[str], heading: str, reported: Mapping[str, str]) -> str:
     sets = sorted({*DATA, *(row["data"] for row in rows)}, key=_data_place)
-    lines = [[heading, "paper: val", *(f"{data}: {what}" for data in sets for what in ("pseudo-labels", "val"))]]
+    lines = [[heading, "paper: val", *(f"{as_text(data)}: {what}" for data in sets for what in ("pseudo-labels", "val"))]]
     for variant in names:
         cells = [mean_and_spread([row[column] for row in rows if (row["data"], row["variant"]) == (data, variant)])
                  for data in sets for column in ("pseudo_label_miou", "miou")]
@@ -144,15 +160,19 @@ def _classes(rows: Sequence[Row]) -> str:
             columns.append([f"paper, {heading}", *(f"{value:.1f}" for value in [*reported, statistics.mean(reported)])])
             ours = [row for row in rows if (row["data"], row["variant"]) == (data, way) and row["class"] in names]
             seeds = [[row["iou"] for row in ours if row["seed"] == seed and row["iou"] is not None] for seed in sorted({row["seed"] for row in ours})]
-            columns.append([f"{data}, {heading}", *(mean_and_spread([row["iou"] for row in ours if row["class"] == name]) for name in names),
+            columns.append([f"{as_text(data)}, {heading}", *(mean_and_spread([row["iou"] for row in ours if row["class"] == name]) for name in names),
                             mean_and_spread([statistics.mean(values) for values in seeds if values])])
         blocks.append(_table(list(zip(*columns, strict=True))))
     return "\n\n".join(blocks)
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
-    rows = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+
+
+def as_text(name: str) -> str:
+    """A name that comes from elsewhere as Markdown and HTML show it: no cell ends at it, no link, picture or tag begins."""
+    return re.sub(r"[\\|<>`\[\]*&]", r"\\\g<0>", printable(name))
 
 
 def with_tables(text: str, tables: Mapping[str, str], where: str) -> str:

@@ -15,13 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aepsl.data.archive import write_atomically
-from aepsl.errors import AepslError, FaultList
+from aepsl.data.voc import class_fault
+from aepsl.errors import AepslError, FaultList, printable, shown
 from aepsl.evaluation.ablation_tables import VARIANTS, Key, Row, Table, in_order, key, markdown, read, with_tables, write
 from aepsl.evaluation.experiments import Found, Run, dvc_experiments, folder_runs
-from aepsl.params import chain_to
+from aepsl.params import chain_to, parse_yaml
 
 # What the ablations vary, and compute, which never changes a result.
 VARIED = ("seed", "rounds", "last_round", "passes", "relabels", "oracles", "last_pass", "segment.psl", "compute")
@@ -121,8 +120,12 @@ def collect(found: Found, *, data: str | None = None, where: Mapping[str, Any] |
         try:
             lines, name = variants(run.params), data or data_name(run.params)
             seed, values = run.params["seed"], dict(_flat(run.params))
+            if type(seed) is not int:
+                raise TypeError(f"seed {shown(seed)}")
+            if fault := class_fault(name):
+                raise TypeError(f"name of the data: {fault}")
         except (KeyError, TypeError, AttributeError) as error:
-            notes.append(f"{run.name}: its parameters are not those of this pipeline (no {error})")
+            notes.append(f"{run.name}: its parameters are not those of this pipeline ({'no ' if isinstance(error, KeyError) else ''}{error})")
             continue
         if any(path not in values or _written(values[path]) != _written(value) for path, value in (where or {}).items()):
             notes.append(f"{run.name}: not among those asked for (--where)")
@@ -210,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             everything = Found(*([item for part in found for item in getattr(part, name)] for name in ("runs", "left_out", "commits")))
             new, notes = collect(everything, data=options.data, where=dict(map(_condition, options.where)), ignore=options.ignore)
             for note in notes:
-                print(f"left out: {note}", file=sys.stderr)
+                print(f"left out: {printable(note)}", file=sys.stderr)
             table = merged(table, new, options.ignore)
             print(f"{len(new.places())} rows collected, {len(table.places())} in {options.out}", file=sys.stderr)
         tables = markdown(table)
@@ -231,7 +234,10 @@ def _condition(text: str) -> tuple[str, Any]:
     path, separator, value = text.partition("=")
     if not separator:
         raise AepslError(f"--where {text}: expected KEY=VALUE, such as classify.training.crop=97")
-    return path, yaml.safe_load(value)
+    try:
+        return path, parse_yaml(value.encode())
+    except ValueError as error:
+        raise AepslError(f"--where {text}: expected a value as in params.yaml, found {error}") from None
 
 
 def _there(path: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
-from aepsl.data.archive import VOID, ArchiveReader, decode_indices
+from aepsl.data.archive import VOID, ArchiveReader
 from aepsl.errors import AepslError
 from aepsl.parallel import in_processes
 
@@ -212,7 +212,7 @@ def chunks(ids: Sequence[str]) -> list[list[str]]:
 def _count(ids: Iterable[str], *, truth: ArchiveReader, predict: Callable[[str], np.ndarray], classes: int) -> tuple[Confusion, np.ndarray]:
     total, images = Confusion(classes), []
     for identifier in ids:
-        image = Confusion(classes).add(decode_indices(truth.read(f"{identifier}.png")), predict(identifier), name=identifier)
+        image = Confusion(classes).add(truth.mask(f"{identifier}.png"), predict(identifier), name=identifier)
         total.merge(image)
         images.append(margins(image.matrix))
     return total, np.stack(images)

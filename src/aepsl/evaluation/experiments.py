@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from aepsl.errors import AepslError
+from aepsl.data.archive import parse_json
+from aepsl.errors import AepslError, shown
+from aepsl.params import parse_yaml
 
 PARAMS = "params.yaml"
 SCORES = ("metrics/val.json", "metrics/pseudo_labels.json")
@@ -74,7 +74,18 @@ def parse_experiments(content: Sequence[Mapping[str, Any]], table: Callable[[str
     Parameters
     ----------
     table : the text of metrics/per_class.csv at a revision, empty where there is none.
+
+    Raises
+    ------
+    AepslError : it is not in the form that DVC 3.67 gives it.
     """
+    try:
+        return _experiments(content, table)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise AepslError(f"dvc exp show --json: expected the form that DVC 3.67 gives it, found another ({type(error).__name__}: {error})") from error
+
+
+def _experiments(content: Sequence[Mapping[str, Any]], table: Callable[[str], str]) -> Found:
     found = Found([], [], [])
     for commit in content:
         if commit["rev"] != "workspace" and commit["data"] and not commit["error"]:
@@ -117,10 +128,17 @@ def folder_runs(folder: Path) -> Found:
 
 def parse_classes(text: str, where: str) -> dict[str, float | None]:
     """IoU on val by class from the text of metrics/per_class.csv."""
+    classes: dict[str, float | None] = {}
     try:
-        return {row["class"]: float(row["iou"]) if row["iou"] else None for row in csv.DictReader(io.StringIO(text))}
-    except (KeyError, ValueError) as error:
-        raise AepslError(f"{where}: expected columns class and iou with numbers, found another table ({error})") from None
+        for row in csv.DictReader(io.StringIO(text, newline=""), strict=True):
+            name, iou = row["class"], float(row["iou"]) if row["iou"] else None
+            if name in classes or not (iou is None or 0 <= iou <= 1):
+                raise ValueError(f"{shown(name)} twice" if name in classes else f"an IoU of {iou}")
+            classes[name] = iou
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise AepslError(f"{where}: expected columns class and iou with numbers from 0 to 1, every class once, "
+                         f"found another table ({error})") from None
+    return classes
 
 
 def _parsed(name: str, data: Mapping[str, Any], classes: Mapping[str, float | None] | None = None) -> Run:
@@ -131,14 +149,19 @@ def _parsed(name: str, data: Mapping[str, Any], classes: Mapping[str, float | No
 def _read(place: Path) -> Run:
     scores: dict[str, Any] = {}
     try:
-        params = yaml.safe_load((place / PARAMS).read_text(encoding="utf-8"))
-        for path in SCORES:
-            scores |= json.loads((place / path).read_text(encoding="utf-8"))
+        file = PARAMS
+        params = parse_yaml((place / PARAMS).read_bytes())
+        for file in SCORES:
+            found = parse_json((place / file).read_bytes())
+            if not isinstance(found, dict):
+                raise ValueError(f"expected metrics by name, found {shown(found)}")
+            scores |= found
+        file = CLASSES
         table = (place / CLASSES).read_text(encoding="utf-8") if (place / CLASSES).is_file() else ""
-    except FileNotFoundError as error:
-        raise AepslError(f"{place}: expected {Path(str(error.filename)).relative_to(place)}, found none") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise AepslError(f"{place}: expected readable parameters and metrics, found {error}") from None
+    except FileNotFoundError:
+        raise AepslError(f"{place}: expected {file}, found none") from None
+    except (OSError, ValueError) as error:
+        raise AepslError(f"{place}: expected readable parameters and metrics, found in {file}: {error}") from None
     if not isinstance(params, dict):
         raise AepslError(f"{place}: expected groups of parameters in {PARAMS}, found {type(params).__name__}")
     written = datetime.fromtimestamp((place / SCORES[0]).stat().st_mtime)
@@ -147,10 +170,17 @@ def _read(place: Path) -> Run:
 
 def _take(found: Found, run: Run) -> None:
     """A run without a score is no finished one."""
-    if not isinstance(run.scores.get("miou"), int | float):
+    if wrong := [f"{name} {shown(run.scores[name])}" for name in ("miou", "pseudo_label_miou")
+                 if run.scores.get(name) is not None and not _share(run.scores[name])]:
+        found.left_out.append(f"{run.name}: expected scores from 0 to 1, found {', '.join(wrong)}")
+    elif run.scores.get("miou") is None:
         found.left_out.append(f"{run.name}: no miou in {SCORES[0]}; was evaluate among the stages that ran, and has val masks?")
     else:
         found.runs.append(run)
+
+
+def _share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def _call(command: Sequence[str], folder: Path, *, missing: str | None = None) -> str:

@@ -1,20 +1,15 @@
 """What keeps a file from being a mask as test servers read it: a palette PNG of 8 bits, VOC's colours, a class in every pixel."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
-from aepsl.data.archive import VOID, voc_palette
+from aepsl.data.archive import IMAGE_FAULTS, MOST_PIXELS, VOID, image_fault, open_image, verify_png, voc_palette
 
 Size = tuple[int, int]  # width, height in pixels
-MOST_PIXELS = 1 << 26  # what has more, and is not known to have so many, is not decoded
 GREY, PALETTE = 0, 3
 KINDS = {GREY: "grey", 2: "RGB", PALETTE: "palette", 4: "grey with alpha", 6: "RGBA"}  # PNG's colour types
-# What Pillow raises on damaged files.
-PNG_FAULTS = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def mask_png_faults(data: bytes, size: Size | None, highest: int) -> list[str]:
@@ -25,34 +20,31 @@ def mask_png_faults(data: bytes, size: Size | None, highest: int) -> list[str]:
     size : width and height of the image in pixels, None = unknown.
     highest : the largest class number.
     """
-    faults = []
+    faults: list[str] = []
     try:
-        with _open(data) as image:
-            image.verify()  # the checksums of all chunks
-        if data[12:16] != b"IHDR":
-            raise ValueError("no header at its beginning")
-        width, height, bits, colours = struct.unpack(">IIBB", data[16:26])
-        if (bits, colours) != (8, PALETTE):
-            faults.append(f"expected a palette PNG of 8 bits, found {KINDS.get(colours, 'another kind')} of {bits} bits")
+        if not data.startswith(b"\x89PNG"):
+            raise ValueError("a file of another kind or a damaged one")
+        with PngImageFile(io.BytesIO(data)) as image:
+            width, height = image.size
         if size is not None and (width, height) != size:
             faults.append(f"expected the size of its image, {size[0]}×{size[1]}, found {width}×{height}")
-        if (width, height) != size and width * height > MOST_PIXELS:
+        if width * height > MOST_PIXELS:
             return [*faults, f"expected at most {MOST_PIXELS} pixels, found {width * height}"]
-        with _open(data) as image:
+        if data[12:16] != b"IHDR":
+            raise SyntaxError("no header at its beginning")
+        verify_png(data)
+        bits, colours = data[24:26]
+        if (bits, colours) != (8, PALETTE):
+            faults.insert(0, f"expected a palette PNG of 8 bits, found {KINDS.get(colours, 'another kind')} of {bits} bits")
+        with open_image(data) as image:
             image.load()
             if colours != PALETTE and (bits, colours) != (8, GREY):
                 return faults
             counts = np.bincount(np.asarray(image, np.uint8).ravel(), minlength=256)  # (256,)
             palette = image.getpalette() if colours == PALETTE else None
-    except UnidentifiedImageError:  # its own text names an address in memory
-        return ["expected a complete PNG, found a file of another kind or a damaged one"]
-    except PNG_FAULTS as error:
-        return [f"expected a complete PNG, found a damaged one ({error})"]
+    except IMAGE_FAULTS as error:
+        return [f"expected a complete PNG, found {image_fault(error)}"]
     return [*faults, *([] if palette is None else _palette_faults(palette, counts)), *_value_faults(counts, highest)]
-
-
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=("PNG",))
 
 
 def _palette_faults(palette: list[int], counts: np.ndarray) -> list[str]:

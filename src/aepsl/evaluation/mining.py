@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from aepsl.data.archive import VOID, ArchiveReader, decode_indices
+from aepsl.data.archive import VOID, ArchiveReader
 from aepsl.errors import AepslError
 from aepsl.evaluation.confusion import VoidAs, chunks, mean_iou
 from aepsl.parallel import in_processes
@@ -245,7 +245,7 @@ def _labelled(ids: Sequence[str], labels: np.ndarray) -> list[Job]:
 def _rounds_left(job: Job, mined: ArchiveReader, rounds: int) -> Iterator[tuple[str, dict[int, np.ndarray]]]:
     """Id → class → (H, W) in how many of the sets "up to round R, …, up to round 1" the pixel is: mined in round r, it is in R + 1 - r."""
     for identifier, classes in job:
-        regions = {label: decode_indices(mined.read(f"{identifier}/{label}.png")).astype(np.int64) for label in classes}
+        regions = {label: mined.mask(f"{identifier}/{label}.png").astype(np.int64) for label in classes}
         last = max((int(region.max()) for region in regions.values()), default=0)
         if last > rounds:
             raise AepslError(f"{mined.path}: {identifier}: expected rounds up to {rounds}, found {last}; run `dvc repro`")
@@ -255,7 +255,7 @@ def _rounds_left(job: Job, mined: ArchiveReader, rounds: int) -> Iterator[tuple[
 def _count_mined(job: Job, *, truth: ArchiveReader, mined: ArchiveReader, rounds: int, classes: int) -> RungCounts:
     counts = RungCounts.empty(rounds, classes)
     for identifier, rungs in _rounds_left(job, mined, rounds):
-        counts.add(rungs, decode_indices(truth.read(f"{identifier}.png")), name=identifier)
+        counts.add(rungs, truth.mask(f"{identifier}.png"), name=identifier)
     return counts
 
 
@@ -268,7 +268,7 @@ def _count_heat(ids: Iterable[str], *, truth: ArchiveReader, heatmaps: Callable[
             if not (heat.min(initial=0) >= 0 and heat.max(initial=0) <= 1):
                 raise ValueError(f"{identifier}: expected the heatmap of class {label} in [0, 1], got {heat.min()} to {heat.max()}")
         rungs = {label: np.ceil(heat * np.float32(levels)).astype(np.int64) for label, heat in heats.items()}  # thresholds k/levels < heat
-        counts.add(rungs, decode_indices(truth.read(f"{identifier}.png")), name=identifier)
+        counts.add(rungs, truth.mask(f"{identifier}.png"), name=identifier)
     return counts
 
 
@@ -276,7 +276,7 @@ def _count_parts(job: Job, *, truth: ArchiveReader, mined: ArchiveReader, parts:
                  kinds: int) -> tuple[np.ndarray, np.ndarray]:
     held, total = np.zeros((kinds, rounds), np.int64), np.zeros(kinds, np.int64)
     for identifier, rungs in _rounds_left(job, mined, rounds):
-        mask, part = decode_indices(truth.read(f"{identifier}.png")), parts(identifier)
+        mask, part = truth.mask(f"{identifier}.png"), parts(identifier)
         for kind in range(kinds):
             for label, plane in rungs.items():
                 own = (part == kind + 1) & (mask == label)

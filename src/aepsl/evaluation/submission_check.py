@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aepsl.errors import printable
 from aepsl.evaluation.mask_png import Size, mask_png_faults
 
 MEBI = 1 << 20
@@ -124,7 +125,7 @@ class _Check:
     def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         """Look at the next member."""
         self.members += 1
-        shown = _printable(member.name)
+        shown = printable(member.name)
         parts = [part for part in member.name.replace("\\", "/").split("/") if part not in ("", ".")]
         if member.name.startswith(("/", "\\")) or ".." in parts or (parts and parts[0].endswith(":")):
             self.faults.append(f"{shown}: expected a name inside the archive, found one that leads out of it")
@@ -153,7 +154,7 @@ class _Check:
 
     def all_faults(self, *, complete: bool) -> list[str]:
         """With what is in the wrong folder, by folder; and, where all members have been seen, with what is missing."""
-        moved = [f"{_printable(where) or 'top level'}: expected the masks in {self._folder}/, found {len(files)} file(s) here, such as {files[0]}; "
+        moved = [f"{printable(where) or 'top level'}: expected the masks in {self._folder}/, found {len(files)} file(s) here, such as {files[0]}; "
                  f"{ADVICE}" for where, files in self._elsewhere.items()]
         missing = [f"{self._folder}/{identifier}.png: expected the mask of a listed image, found no such file"
                    for identifier in sorted(self._sizes.keys() - self.places.keys())] if complete else []
@@ -170,8 +171,3 @@ def _kind(member: tarfile.TarInfo) -> str:
     names = {tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link", tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device",
              tarfile.FIFOTYPE: "a pipe"}
     return names.get(member.type, "a sparse file" if member.issparse() else "a special file")
-
-
-def _printable(name: str) -> str:
-    """A name as it may be printed: control characters and broken letters escaped."""
-    return name if name.isprintable() else ascii(name)[1:-1]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from aepsl.data.archive import ArchiveReader, decode_indices
+from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import Index
 from aepsl.evaluation.confusion import VoidAs, chunks
 from aepsl.parallel import in_processes
@@ -51,6 +51,6 @@ def truth_digest(ids: Sequence[str], truth: ArchiveReader, *, processes: int = 0
 def _lines(ids: Sequence[str], *, truth: ArchiveReader) -> bytes:
     lines = []
     for identifier in ids:
-        mask = decode_indices(truth.read(f"{identifier}.png"))
+        mask = truth.mask(f"{identifier}.png")
         lines.append(f"{identifier} {mask.shape[1]}x{mask.shape[0]} {hashlib.sha256(mask.tobytes()).hexdigest()}\n")
     return "".join(lines).encode()

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from aepsl.data.archive import VOID, ArchiveReader, decode_indices
+from aepsl.data.archive import VOID, ArchiveReader
 from aepsl.data.index import Index
 from aepsl.data.samples import read_mined
 
@@ -51,5 +51,5 @@ def merge_stored(row: int, *, index: Index, mined: ArchiveReader, saliency: Arch
     saliency : entries ``<id>.png``, saliency times 255.
     """
     regions = {label: (region > 0) & (region <= rounds) for label, region in read_mined(mined, index, row).items()}
-    salient = decode_indices(saliency.read(f"{index.ids[row]}.png")) / 255
+    salient = saliency.mask(f"{index.ids[row]}.png") / 255
     return merge(regions, salient, background_below=background_below[row])

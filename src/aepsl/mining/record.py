@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
-from aepsl.data.archive import ArchiveReader, ArchiveWriter
+from aepsl.data.archive import ArchiveReader, ArchiveWriter, parse_json
+from aepsl.errors import AepslError, shown
 
 ENTRY = "rounds.json"
+MOST_ROUNDS = 255  # a mined pixel holds the number of its round in 8 bits
 
 
 def write_rounds(archive: ArchiveWriter, rounds: list[dict[str, Any]]) -> None:
@@ -15,5 +17,16 @@ def write_rounds(archive: ArchiveWriter, rounds: list[dict[str, Any]]) -> None:
 
 def read_rounds(archive: ArchiveReader) -> list[dict[str, Any]]:
     """The record of a mined artefact, oldest round first."""
-    rounds: list[dict[str, Any]] = json.loads(archive.read(ENTRY))
+    again = "run `dvc repro mine`"
+    try:
+        rounds = parse_json(archive.text(ENTRY))
+    except ValueError as error:
+        raise AepslError(f"{archive.describe(ENTRY)} is damaged ({error}); {again}") from error
+    if not isinstance(rounds, list) or len(rounds) > MOST_ROUNDS:
+        raise AepslError(f"{archive.describe(ENTRY)}: expected a list of at most {MOST_ROUNDS} rounds, found {shown(rounds)}; {again}")
+    for entry in rounds:
+        if not isinstance(entry, dict) or not isinstance(entry.get("round"), str) or not entry["round"].isprintable():
+            raise AepslError(f"{archive.describe(ENTRY)}: expected the name of every round, found {shown(entry)}; {again}")
+        if wrong := [value for name, value in entry.items() if name != "round" and type(value) not in (int, float, type(None))]:
+            raise AepslError(f"{archive.describe(ENTRY)}: expected numbers, found {shown(wrong[0])} in round {entry['round']}; {again}")
     return rounds

@@ -5,7 +5,6 @@ Detection", CVPR 2014): a superpixel is background if the region it belongs to t
 for its size; an object is what contrasts with background. It needs no training. AE-PSL itself used a learned map.
 """
 
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -19,7 +18,7 @@ from scipy.sparse.linalg import spsolve
 from skimage.color import rgb2lab
 from skimage.segmentation import slic
 
-from aepsl.data.archive import ArchiveReader
+from aepsl.data.archive import IMAGE_FAULTS, MOST_BYTES, ArchiveReader, image_fault, open_image, verify_png
 from aepsl.errors import AepslError
 
 SMOOTHNESS_FLOOR = 0.1  # mu of the paper: smooths a little even across strong edges
@@ -150,7 +149,7 @@ class UserMaps(Mapping[str, Callable[[], bytes]]):
             names = sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
         elif self.path.is_file():
             self._archive = ArchiveReader(self.path)
-            names = sorted(self._archive.names())
+            names = sorted(name for name in self._archive.names() if not name.endswith("/"))
         else:
             raise AepslError(f"{self.path}: expected a folder or a zip of saliency maps, found nothing there; correct saliency.maps")
         self._names: dict[str, str] = {}
@@ -164,13 +163,19 @@ class UserMaps(Mapping[str, Callable[[], bytes]]):
 
     def __getitem__(self, identifier: str) -> Callable[[], bytes]:
         name = self._names[identifier]
-        return partial(self._archive.read, name) if self._archive else (self.path / name).read_bytes
+        return partial(self._archive.read, name) if self._archive else partial(_read_file, self.path / name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _read_file(path: Path) -> bytes:
+    if path.stat().st_size > MOST_BYTES:
+        raise AepslError(f"{path}: expected a saliency map of at most {MOST_BYTES} bytes, found {path.stat().st_size}")
+    return path.read_bytes()
 
 
 def user_maps(path: str | os.PathLike[str]) -> UserMaps:
@@ -198,11 +203,12 @@ def load_map(data: bytes, *, size: tuple[int, int], name: str) -> np.ndarray:
     AepslError : not an image, not grey, or of another size.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        verify_png(data)
+        with open_image(data) as image:
             mode, values = image.mode, np.asarray(image)
-    except (OSError, EOFError, SyntaxError, ValueError) as error:
-        raise AepslError(f"{name}: expected a saliency map as PNG or JPEG, found no readable image ({error}); replace the file") from error
-    if mode != "L" and not mode.startswith("I"):
+    except IMAGE_FAULTS as error:
+        raise AepslError(f"{name}: expected a saliency map as PNG or JPEG, found {image_fault(error)}; replace the file") from error
+    if mode not in ("L", "I", "I;16"):
         raise AepslError(f"{name}: expected a grey saliency map of 8 or 16 bits, found mode {mode}; convert it to grey")
     if values.shape != (size[1], size[0]):
         raise AepslError(f"{name}: expected {size[0]}×{size[1]} pixels like the image, found {values.shape[1]}×{values.shape[0]}; "

@@ -2,18 +2,16 @@
 
 import io
 import os
-import pickle
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from aepsl.data.archive import ZIP_FAULTS, write_atomically
-from aepsl.errors import AepslError
+from aepsl.data.archive import write_atomically
+from aepsl.errors import AepslError, printable, shown
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.segmenter import Segmenter
-from aepsl.networks.trunks import build_trunk
+from aepsl.networks.tensors import load_tensors, tensor_fault
+from aepsl.networks.trunks import PREPROCESSING, build_trunk
 from aepsl.params import Network
 
 FORMAT = 1
@@ -44,40 +42,59 @@ def save_blank(path: str | os.PathLike[str]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load_tensors(path: str | os.PathLike[str], *, what: str = "model file") -> Any:
-    """What ``torch.save`` wrote: tensors, numbers, strings, lists and dictionaries; never code. Checksums are compared.
+class _Facts(dict[str, Any]):
+    """What a file says of how its model was made; asking for what it does not say is an explained error."""
 
-    Raises
-    ------
-    AepslError : no such file, or a damaged one.
-    """
-    try:
-        data = Path(path).read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            damaged = archive.testzip()  # torch does not compare the checksums it writes
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise AepslError(f"{path}: no such file; `dvc repro` or `dvc pull` makes it") from None
-    except (*ZIP_FAULTS, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise AepslError(f"{path}: expected a {what} of this project, found a damaged or foreign one ({str(error)[:100]}); "
-                         "delete it and run `dvc checkout` or `dvc repro`") from error
+    def __init__(self, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
+        super().__init__(facts)
+        self._path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise AepslError(f"{self._path}: expected a model that tells its {name}, found {', '.join(map(shown, self)) or 'none'}; "
+                         "run the stage that makes it again")
 
 
 def _load(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
-    content = load_tensors(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") not in kinds:
-        found = content.get("kind") if isinstance(content, dict) else type(content).__name__
+    try:
+        content = load_tensors(path)
+    except FileNotFoundError:
+        raise AepslError(f"{path}: no such file; `dvc repro` or `dvc pull` makes it") from None
+    except (OSError, ValueError) as error:
+        raise AepslError(f"{path}: expected a model file of this project, found a damaged or foreign one ({error}); "
+                         "delete it and run `dvc checkout` or `dvc repro`") from error
+    given = content if isinstance(content, dict) else {}
+    if type(given.get("format")) is not int or given["format"] != FORMAT or not isinstance(given.get("kind"), str) or given["kind"] not in kinds:
+        found = printable(given["kind"], 80) if isinstance(given.get("kind"), str) else type(content).__name__
         raise AepslError(f"{path}: expected a {' or '.join(kinds)} of format {FORMAT}, found {found}; run the stage that makes it again")
-    return content
+    if given["kind"] != "Blank" and (fault := _content_fault(given)):
+        raise AepslError(f"{path}: expected a {given['kind']} as this project writes it, found another: {fault}; run the stage that makes it again")
+    return given | {"facts": _Facts(path, given.get("facts", {}))}
+
+
+def _content_fault(content: dict[str, Any]) -> str | None:
+    """What is wrong with the parts of a model file, or None. Whether the tensors fit the network shows when they are taken over."""
+    network, classes, facts, state = (content.get(name) for name in ("network", "classes", "facts", "state"))
+    if not isinstance(network, dict) or set(network) != {"trunk", "output_stride", "width", "stages"}:
+        return f"network {shown(network)}"
+    if not isinstance(network["trunk"], str) or type(network["width"]) not in (int, float) or any(
+            type(network[name]) is not int for name in ("output_stride", "stages") if network[name] is not None):
+        return f"network {shown(network)}"
+    if not isinstance(content.get("preprocessing"), str) or content["preprocessing"] not in PREPROCESSING:
+        return f"preprocessing {shown(content.get('preprocessing'))}"
+    if not isinstance(classes, list) or not 1 <= len(classes) <= 254 or not all(isinstance(name, str) for name in classes):
+        return f"classes {shown(classes)}"
+    if not isinstance(facts, dict) or not all(isinstance(name, str) for name in facts):
+        return f"facts {shown(facts)}"
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        return "a state that is no table of tensors"
+    return next((f"{shown(name)}: {fault}" for name, value in state.items() if (fault := tensor_fault(value))), None)
 
 
 def load_classifier(path: str | os.PathLike[str], device: torch.device) -> tuple[Classifier, dict[str, Any]]:
     """The classifier, ready for inference, and everything the file says of it."""
     content = _load(path, "Classifier")
-    model = Classifier(_trunk(content), len(content["classes"]))
-    return _ready(model, content, device), content
+    model = Classifier(_trunk(path, content), len(content["classes"]))
+    return _ready(path, model, content, device), content
 
 
 def continue_classifier(path: str | os.PathLike[str], model: Classifier) -> None:
@@ -102,7 +119,7 @@ def start_from_classifier(path: str | os.PathLike[str], model: Segmenter) -> Non
     content = _load(path, "Classifier")
     state = {name: value for name, value in content["state"].items() if name.startswith("trunk.")}
     if model.classify is not None:
-        state |= {f"classify.{name}": content["state"][f"fc.{name}"] for name in ("weight", "bias")}
+        state |= {f"classify.{name}": content["state"][f"fc.{name}"] for name in ("weight", "bias") if f"fc.{name}" in content["state"]}
     own = {name: value for name, value in model.state_dict().items() if name.startswith("segment.")}
     _take_over(path, model, state | own, content["preprocessing"])
 
@@ -112,8 +129,9 @@ def _take_over(path: str | os.PathLike[str], model: Classifier | Segmenter, stat
         model.load_state_dict(state)
     except RuntimeError as error:
         raise AepslError(f"{path}: expected the trunk and the classes of the network that is to start from it, found others "
-                         f"({' '.join(str(error).split())[:200]}); give classify.network and segment.network the same trunk, "
+                         f"({printable(' '.join(str(error).split()), 300)}); give classify.network and segment.network the same trunk, "
                          "or start from weights") from error
+    _require_finite(path, model)
     model.trunk.preprocessing = preprocessing
 
 
@@ -121,17 +139,31 @@ def load_segmenter(path: str | os.PathLike[str], device: torch.device) -> tuple[
     """The segmenter, ready for inference, and everything the file says of it."""
     content = _load(path, "Segmenter")
     with_classification = any(name.startswith("classify.") for name in content["state"])
-    model = Segmenter(_trunk(content), len(content["classes"]), with_classification=with_classification)
-    return _ready(model, content, device), content
+    model = Segmenter(_trunk(path, content), len(content["classes"]), with_classification=with_classification)
+    return _ready(path, model, content, device), content
 
 
-def _trunk(content: dict[str, Any]) -> Any:
+def _trunk(path: str | os.PathLike[str], content: dict[str, Any]) -> Any:
     network = content["network"]
-    trunk = build_trunk(network["trunk"], output_stride=network["output_stride"], width=network["width"], stages=network["stages"])
+    try:
+        trunk = build_trunk(network["trunk"], output_stride=network["output_stride"], width=network["width"], stages=network["stages"])
+    except AepslError as error:
+        raise AepslError(f"{path}: {error}; the file is damaged or of another version, run the stage that makes it again") from None
     trunk.preprocessing = content["preprocessing"]
     return trunk
 
 
-def _ready(model: Any, content: dict[str, Any], device: torch.device) -> Any:
-    model.load_state_dict(content["state"])
+def _ready(path: str | os.PathLike[str], model: Any, content: dict[str, Any], device: torch.device) -> Any:
+    try:
+        model.load_state_dict(content["state"])
+    except RuntimeError as error:
+        raise AepslError(f"{path}: expected the tensors of its own network, found others ({printable(' '.join(str(error).split()), 300)}); "
+                         "run the stage that makes it again") from error
+    _require_finite(path, model)
     return model.to(device, memory_format=torch.channels_last).eval()
+
+
+def _require_finite(path: str | os.PathLike[str], model: Classifier | Segmenter) -> None:
+    wrong = [name for name, value in model.state_dict().items() if not bool(value.isfinite().all())]
+    if wrong:
+        raise AepslError(f"{path}: expected finite numbers, found NaN or infinity in {', '.join(wrong[:3])}; run the stage that makes it again")

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from aepsl.data.archive import write_atomically
 from aepsl.data.download import fetch
-from aepsl.errors import AepslError, FaultList
+from aepsl.errors import AepslError, FaultList, shown
+from aepsl.networks.tensors import load_tensors, tensor_fault
 from aepsl.networks.trunks import PREPROCESSING, TRUNKS, Trunk, build_trunk
 
 FORMAT = 1
@@ -25,6 +26,11 @@ IMAGENET_FILES = {  # the last eight digits are how the file's SHA-256 begins
     "vgg16": "vgg16-397923af.pth",
     "mobilenet_v2": "mobilenet_v2-b0353104.pth",
     "resnet50": "resnet50-0676ba61.pth",
+}
+# The whole SHA-256 of those of which it is on record; eight digits tell accidents, not attacks.
+_SHA256 = {
+    "vgg16": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    "resnet50": "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
 }
 _HEADS = {"mobilenet_v2": {"classifier.1.weight", "classifier.1.bias"}, "resnet50": {"fc.weight", "fc.bias"}}
 # VGG16 with layers numbered in sequence, as torchvision and others do: the position of each 3×3 convolution.
@@ -72,7 +78,7 @@ def starting_weights(trunk_name: str, weights: str, *, width: float, cache: Path
                          "set stages to null or weights to none")
     if weights == "imagenet":
         name = IMAGENET_FILES[trunk_name]
-        path = fetch([_HOST + name], cache / name, sha256=name[-12:-4])
+        path = fetch([_HOST + name], cache / name, sha256=_SHA256.get(trunk_name, name[-12:-4]))
     else:
         path = Path(weights)
     content = _read(path)
@@ -126,23 +132,21 @@ def _shapes(trunk_name: str, width: float, stages: int | None) -> dict[str, torc
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
     except FileNotFoundError:
         raise AepslError(f"{path}: no such weights file; set network.weights to none, imagenet or the path of a file") from None
-    except Exception as error:  # damaged bytes make torch.load raise nearly anything
-        reason = str(error).split("\n")[0][:200]
-        raise AepslError(f"{path}: expected a PyTorch file of plain tensors, found a damaged or unsafe one ({reason}); "
-                         "delete it and fetch it again") from error
+    except (OSError, ValueError) as error:
+        raise AepslError(f"{path}: expected a PyTorch file of plain tensors, found {error}; delete it and fetch it again") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise AepslError(f"{path}: expected a dictionary of named tensors, found {type(content).__name__}; save the network's state_dict()")
     return content
 
 
 def _own(path: Path, content: dict[str, Any]) -> StartingWeights:
-    if not isinstance(content["format"], int) or content["format"] != FORMAT:
-        raise AepslError(f"{path}: expected a weights file of format {FORMAT}, found format {content['format']!r}; run `dvc repro`")
+    if type(content["format"]) is not int or content["format"] != FORMAT:
+        raise AepslError(f"{path}: expected a weights file of format {FORMAT}, found format {shown(content['format'])}; run `dvc repro`")
     state, fresh = content.get("state"), content.get("fresh")
-    plain = isinstance(state, dict) and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+    plain = isinstance(state, dict) and all(isinstance(key, str) and tensor_fault(value) is None for key, value in state.items())
     named = isinstance(fresh, list) and all(isinstance(key, str) for key in fresh)
     known = content.get("trunk") in list(TRUNKS) and content.get("preprocessing") in list(PREPROCESSING)  # lists: no hash needed
     if not (plain and named and known):
@@ -170,7 +174,7 @@ def _check(weights: StartingWeights, shapes: dict[str, torch.Size], path: Path) 
 
 
 def _recognise(trunk_name: str, path: Path, content: dict[str, Any], shapes: dict[str, torch.Size]) -> StartingWeights:
-    odd = [f"{key}: expected a tensor, found {type(value).__name__}" for key, value in content.items() if not isinstance(value, Tensor)]
+    odd = [f"{key}: {fault}" for key, value in content.items() if (fault := tensor_fault(value))]
     if odd:
         raise FaultList(f"{path}: expected a dictionary of named tensors; save the network's state_dict()", odd)
     if trunk_name == "vgg16":
@@ -181,7 +185,9 @@ def _recognise(trunk_name: str, path: Path, content: dict[str, Any], shapes: dic
         # Counters that files from before PyTorch 0.4.1 lack; momentum being fixed, nothing reads them.
         counters = {key for key in shapes if key.endswith(".num_batches_tracked")} - state.keys()
         state |= {key: torch.zeros((), dtype=torch.int64) for key in sorted(counters)}
-    ordered = {key: _plain(state[key]) for key in [*(k for k in shapes if k in state), *sorted(state.keys() - shapes.keys())]}
+    # What does not fit is left for the check to tell, and not copied: a file can claim any size.
+    ordered = {key: _plain(state[key]) if shapes.get(key) == state[key].shape else state[key]
+               for key in [*(k for k in shapes if k in state), *sorted(state.keys() - shapes.keys())]}
     # A file with some of fc6 and fc7 is faulty: left random, what it lacks would go unnoticed.
     random = trunk_name == "vgg16" and not any(key.startswith("fc") for key in state)
     fresh = [key for key in shapes if key.startswith("fc")] if random else []

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from aepsl.data.archive import write_atomically
-from aepsl.errors import AepslError
-from aepsl.networks.files import load_tensors
+from aepsl.networks.tensors import load_tensors
 from aepsl.resume.state import State
 
 COST = 0.01  # largest share of the time that may be spent on saving
@@ -38,10 +37,10 @@ class Checkpoints:
         for path in reversed(self._paths()):
             try:
                 if path.name != self._name(int(path.name.partition("-")[0]), path.read_bytes()):
-                    raise AepslError(f"{path}: expected the checkpoint that its name tells of, found another")
-                content: dict[str, Any] = load_tensors(path, what="checkpoint")
-            except AepslError as error:
-                print(f"{self._label}: a checkpoint is damaged, the one before it is taken ({error})", file=sys.stderr, flush=True)
+                    raise ValueError("another content than its name tells of")
+                content: dict[str, Any] = load_tensors(path)
+            except (OSError, ValueError) as error:
+                print(f"{self._label}: a checkpoint is damaged, the one before it is taken ({path}: {error})", file=sys.stderr, flush=True)
                 path.unlink()
                 continue
             self._state.resumed = True
@@ -62,7 +61,8 @@ class Checkpoints:
         with self._state.saving():
             buffer = io.BytesIO()
             torch.save({"step": step, **content()}, buffer)
-            write_atomically(self._folder / self._name(step, buffer.getvalue()), buffer.getvalue())
+            data = buffer.getvalue()
+            write_atomically(self._folder / self._name(step, data), data)
             for path in self._paths()[:-2]:
                 path.unlink()
         self._last = time.monotonic()

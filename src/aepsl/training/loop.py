@@ -65,7 +65,7 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
     try:
         with held():  # torch does not bear an exception while it starts its workers
             loaded = iter(loader)
-        for step, batch in enumerate(progress(loaded, total=total, done=reached, label=label, unit="batch"), reached):
+        for step, batch in enumerate(progress(loaded, total=total, done=reached, label=label, unit="step"), reached):
             if isinstance(batch, AepslError):
                 raise batch
             with held():

@@ -82,6 +82,7 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
         except OSError as error:  # the work is done, what it cost is only for reading
             print(f"{label}: metrics/runtime.csv: cannot note what it cost ({error.strerror}); the stage itself is finished", file=sys.stderr)
     except interrupt.Interrupted as error:
+        interrupt.ignore()
         print(f"\n{label}: ended by {error}; run `dvc repro` again and it goes on", file=sys.stderr)
         sys.exit(128 + error.signum)
     except AepslError as error:
@@ -94,6 +95,8 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
                       "with params.yaml")
         print(f"\n{label}: {reason}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        interrupt.ignore()
 
 
 def value_of(params: Params, path: str) -> Any:

@@ -189,8 +189,9 @@ class Bench:
     # ---- what is left of it
 
     def saved(self) -> list[Path]:
-        """Files in the state folder that hold work, named by its place: not locks, descriptions and files half-written."""
-        return [path for path in (self.work / STATE).rglob("*") if path.is_file() and path.name[0].isdigit()]
+        """Files in the state folder that hold work, named by its place: not locks, descriptions, files half-written or being removed."""
+        return [path for path in (self.work / STATE).rglob("*") if path.is_file() and path.name[0].isdigit()
+                and not path.relative_to(self.work / STATE).parts[0].startswith(".")]
 
     def outputs_as_before(self, job: Job) -> list[str]:
         """Outputs that differ from those of the undisturbed run."""

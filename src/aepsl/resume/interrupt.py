@@ -37,6 +37,12 @@ def install(*, quietly: bool = False) -> None:
         signal.signal(signum, _receive)
 
 
+def ignore() -> None:
+    """From now on nothing is left to interrupt: the process is about to end by itself."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
 def _receive(signum: int, frame: FrameType | None) -> None:
     global _waiting, _raised
     if os.getpid() != _main:

@@ -21,8 +21,9 @@ from typing import IO, Any
 
 from aepsl.data.archive import write_atomically
 from aepsl.errors import AepslError
+from aepsl.resume.interrupt import held
 
-ABOUT, LOCK = "about.json", "lock"
+ABOUT, LOCK, REMOVED = "about.json", "lock", ".removed"
 PACKAGES = ("joblib", "numpy", "pillow", "pydensecrf2", "scikit-image", "scipy", "torch", "torchvision")
 
 
@@ -108,6 +109,8 @@ def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, chec
     """
     lock, folder, whole = None, None, _digest([stage, dict(key)])
     try:
+        for removed in root.glob(f".*{REMOVED}"):
+            shutil.rmtree(removed, ignore_errors=True)
         others = [left for left in leftovers(root) if left.stage == stage]
         name = f"{stage}-{whole}"
         for folder in (root / name, *(root / f"{name}-{number}" for number in range(2, 100))):
@@ -128,10 +131,20 @@ def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, chec
     try:
         yield State(folder, every, whole)
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            with held():
+                remove(folder)
     finally:
         if lock is not None:
             lock.close()
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of state as a whole: a half-removed one would be taken for a damaged one."""
+    removed = folder.with_name(f".{folder.name}{REMOVED}")
+    with suppress(OSError):
+        folder.rename(removed)
+    for left in (removed, folder):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,16 @@ def test_a_name_changed_in_the_directory_is_noticed_before_any_entry_is_read(tmp
         ArchiveReader(path).names()
 
 
+@pytest.mark.parametrize("bit", [1, 2, 4])
+def test_a_changed_length_of_a_name_is_noticed_too(tmp_path, bit):
+    path = write(tmp_path / "a.zip")
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 28] ^= bit  # of the last entry: what follows is cut short
+    path.write_bytes(bytes(data))
+    with pytest.raises(AepslError, match=r"a\.zip: expected "):
+        ArchiveReader(path).names()
+
+
 def test_an_entry_that_holds_less_than_it_says_is_damaged(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

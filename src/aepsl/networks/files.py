@@ -64,7 +64,8 @@ def _load(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
                          "delete it and run `dvc checkout` or `dvc repro`") from error
     given = content if isinstance(content, dict) else {}
     if type(given.get("format")) is not int or given["format"] != FORMAT or not isinstance(given.get("kind"), str) or given["kind"] not in kinds:
-        found = printable(given["kind"], 80) if isinstance(given.get("kind"), str) else type(content).__name__
+        kind = given.get("kind")
+        found = type(content).__name__ if not isinstance(kind, str) else kind if kind.isidentifier() else shown(kind)
         raise AepslError(f"{path}: expected a {' or '.join(kinds)} of format {FORMAT}, found {found}; run the stage that makes it again")
     if given["kind"] != "Blank" and (fault := _content_fault(given)):
         raise AepslError(f"{path}: expected a {given['kind']} as this project writes it, found another: {fault}; run the stage that makes it again")

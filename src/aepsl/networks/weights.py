@@ -149,10 +149,11 @@ def _own(path: Path, content: dict[str, Any]) -> StartingWeights:
     plain = isinstance(state, dict) and all(isinstance(key, str) and tensor_fault(value) is None for key, value in state.items())
     named = isinstance(fresh, list) and all(isinstance(key, str) for key in fresh)
     known = content.get("trunk") in list(TRUNKS) and content.get("preprocessing") in list(PREPROCESSING)  # lists: no hash needed
-    if not (plain and named and known):
-        raise AepslError(f"{path}: expected trunk, preprocessing, state and fresh as this project writes them, found other content; "
+    source = content.get("source")
+    if not (plain and named and known and isinstance(source, str)):
+        raise AepslError(f"{path}: expected trunk, preprocessing, source, state and fresh as this project writes them, found other content; "
                          "run `dvc repro`")
-    return StartingWeights(content["trunk"], content["preprocessing"], str(content.get("source")), dict(state or {}), list(fresh or []))
+    return StartingWeights(content["trunk"], content["preprocessing"], source, dict(state or {}), list(fresh or []))
 
 
 def _check(weights: StartingWeights, shapes: dict[str, torch.Size], path: Path) -> None:

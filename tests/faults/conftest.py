@@ -1,6 +1,7 @@
 """Fixtures of the fault tests: a process that runs stages without importing torch anew, and a finished pipeline to put under faults."""
 
 import os
+import sys
 
 import pytest
 
@@ -10,6 +11,8 @@ from tests.faults.warm import Warm
 
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory):
+    if sys.platform != "linux":
+        pytest.skip("processes are watched through /proc, which only Linux has")
     server = Warm(tmp_path_factory.mktemp("output"))
     yield server
     server.close()

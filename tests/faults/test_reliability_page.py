@@ -28,5 +28,6 @@ def test_every_fault_has_an_account_and_tests_that_exist(row: str) -> None:
 
 
 def test_every_fault_that_is_tested_has_a_row() -> None:
-    tested = {(f"tests/faults/test_{name}.py", test) for name in FILES for test in names_in(f"tests/faults/test_{name}.py") if test.startswith("test_")}
+    files = [f"tests/faults/test_{name}.py" for name in FILES]
+    tested = {(path, test) for path in files for test in names_in(path) if test.startswith("test_")}
     assert tested == set(NAMED.findall(PAGE))

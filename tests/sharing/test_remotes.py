@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -124,28 +125,64 @@ def test_an_interrupted_transfer_is_completed_by_the_next(author, clone, s3, tmp
     assert set(objects(reader / ".dvc/cache")) == wanted
 
 
+KILLED_AFTER_COMMITS = """
+import os, signal, sys
+from dvc.cli import main
+from dvc_data.index import DataIndex
+commit, left = DataIndex.commit, int(sys.argv.pop(1))
+def commit_and_die(index):
+    global left
+    commit(index)
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+DataIndex.commit = commit_and_die
+sys.exit(main(sys.argv[1:]))
+"""
+IN_SYNC = "Cache and remote 'store' are in sync."
+
+
+def test_a_push_killed_while_it_lists_what_to_send_is_found_out_and_completed(author, page, tmp_path) -> None:
+    work = author.copy(tmp_path / "a")
+    point(work, store=tmp_path / "store")
+    do(work, ["dvc push download prepare"])
+    shutil.rmtree(work / ".settings/SITE_CACHE")
+    assert work.call("python", "-c", KILLED_AFTER_COMMITS, "3", "push").returncode == -signal.SIGKILL
+    push, status, fresh = page.lines("When a transfer breaks")
+    # This is DVC's fault, not ours: where it is mended, the page has two sentences too many.
+    assert "Everything is up to date." in do(work, [push])
+    assert "data/scores.zip" in do(work, [status])
+    do(work, [fresh])
+    assert do(work, [status]).strip() == IN_SYNC
+
+
 @pytest.mark.skipif(not LONG, reason="only with AEPSL_FAULTS=long")
 @pytest.mark.parametrize("remote", ["store", "bucket"])
-def test_transfers_killed_at_random_moments_lose_nothing(author, clone, tmp_path, remote: str, s3) -> None:
+def test_transfers_killed_at_random_moments_lose_nothing(author, clone, page, s3, tmp_path, remote: str) -> None:
     wanted = s3.keys("aepsl") & set(objects(author / ".dvc/cache"))
-    moments, killed = random.Random(0), 0
-    for number in range(10):
+    moments, killed, completed, afresh = random.Random(0), 0, 0, 0
+    fresh = page.lines("When a transfer breaks")[-1]
+    for number in range(15):
         url = f"s3://lab/killed-{number}" if remote == "bucket" else tmp_path / f"store-{number}"
         sender, reader = author.copy(tmp_path / f"a-{number}"), clone(f"b-{number}")
         for work, command in ((sender, "push"), (reader, "pull")):
             point(work, **{remote: url})
             process = start(work, f"dvc {command} --remote {remote}")
             try:
-                process.wait(moments.uniform(0.3, 3))
+                process.wait(moments.uniform(0.5, 4))
             except subprocess.TimeoutExpired:
                 killed += 1
             kill(process)
-            do(work, [f"dvc {command} --remote {remote}"])
+            repeated = work.call("dvc", command, "--remote", remote)
+            if repeated.returncode or "are in sync" not in do(work, [f"dvc status --cloud --remote {remote}"]):
+                do(work, [f"{fresh.replace('push', command)} --remote {remote}"])
+                afresh += process.returncode == -signal.SIGKILL
+            completed += process.returncode == -signal.SIGKILL
         assert set(objects(reader / ".dvc/cache")) == wanted
-        assert running(do(reader, ["dvc repro --dry"])) == []
-        shutil.rmtree(sender.folder)
-    assert killed > 0
-    record("sharing", {f"transfers_killed_{remote}": killed, f"transfers_completed_{remote}": killed})
+        for work in (sender, reader):
+            shutil.rmtree(work.folder)
+    assert completed == killed > 0
+    record("sharing", {f"transfers_killed_{remote}": killed, f"transfers_completed_{remote}": completed, f"transfers_listed_afresh_{remote}": afresh})
 
 
 # ---- objects that are damaged or missing, and keys
@@ -202,7 +239,8 @@ def test_without_verify_a_damaged_object_is_accepted_by_dvc_but_not_by_a_stage(d
     # Once the remote is repaired, what was fetched before is still there, until it is deleted.
     path.unlink()
     shutil.copy(a / ARTEFACT, path)
-    do(b, [fetch])
+    (b / ARTEFACT).unlink()
+    do(b, [fetch, "dvc pull data/raw.zip", "dvc repro --force --single-item prepare"] if LONG else [fetch])
     assert (b / ARTEFACT).read_bytes() == bad
     do(b, page.lines("A damaged or missing object", 3, object=f"{path.parent.name}/{path.name}"))
     assert (b / ARTEFACT).read_bytes() == whole

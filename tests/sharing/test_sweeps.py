@@ -34,7 +34,7 @@ def swept(author, place, page):
         file.write('raise ImportError("the package of the workspace")\n')
     succeed(work.call(*run_all.split(), PYTHONPATH=str(work / "src")))
     table = do(work, [show])
-    references = do(work, ["git for-each-ref --format=%(refname) refs/exps"]).split()
+    references = do(work, ["git for-each-ref '--format=%(refname)' refs/exps"]).split()
     variants = {varied(yaml.safe_load(do(work, [f"git show {name}:params.yaml"]))): name for name in references if name.count("/") == 4}
     assert all(name.rpartition("/")[2] in table for name in variants.values())
     return work, variants

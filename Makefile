@@ -1,6 +1,9 @@
 # make demo   environment + the whole pipeline on generated data + its scores
 # make test   environment + all tests
 # make validate ARCHIVE=my.tar.gz [IDS=test.txt]   an archive for the test server, made here or elsewhere
+# make lock [UPGRADE=1]                            requirements.lock anew from requirements.txt; versions stay unless UPGRADE
+# make audit [ADVISORIES=all.zip] [IGNORE=ID]      known vulnerabilities of the locked packages; with a copy of the database no network is needed
+# make clean         removes .venv and scratch/, but not scratch/state and scratch/downloads: work in progress, which `make clean-progress` removes
 # Needs git, a C++ compiler and Python 3.11 or 3.12; PYTHON=… names another interpreter.
 
 SUITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
@@ -10,23 +13,38 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # An active environment of another project must not leak into the stages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: setup demo test lint bench validate ablation-rounds ablation-psl ablation-tables clean
+.PHONY: setup demo test lint bench validate lock audit ablation-rounds ablation-psl ablation-tables clean clean-progress
 
 setup: .venv/ready
 
-.venv/ready: requirements.txt pyproject.toml
+.venv/ready: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11 or 3.12 on PATH (the dense CRF does not build on later ones), found $$(python3 -V 2>&1); install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) $(SUITS) || { echo "make: PYTHON=$(PYTHON): expected Python 3.11 or 3.12, found $$($(PYTHON) -V 2>&1)"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@command -v git >/dev/null || { echo "make: git is missing; Debian and Ubuntu: apt-get install git"; exit 1; }
-	@command -v c++ >/dev/null || command -v g++ >/dev/null || { echo "make: a C++ compiler is missing (the dense CRF is compiled); Debian and Ubuntu: apt-get install g++; macOS: xcode-select --install"; exit 1; }
-	@$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || \
-		{ echo "make: the Python headers are missing (the dense CRF is compiled); Debian and Ubuntu: apt-get install python3-dev"; exit 1; }
-	@echo "Creating .venv (torch alone is some gigabytes: a few minutes)"
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@touch .venv/ready
+	@$(PYTHON) -m tools.environment
+
+# The tools of `lock` and `audit`, pinned by hashes too, in an environment of their own: the project does not depend on them.
+scratch/tools/ready: tools/requirements.lock
+	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11 or 3.12 on PATH"; exit 1; }
+	@$(PYTHON) -m venv --clear scratch/tools
+	@scratch/tools/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --requirement $<
+	@touch $@
+
+LOCK = scratch/tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+lock: scratch/tools/ready
+	@$(LOCK) requirements.txt --output-file requirements.lock
+	@$(LOCK) tools/requirements.txt --output-file tools/requirements.lock
+	@echo 'requirements.lock and tools/requirements.lock are up to date. Before committing them: git diff, make setup, make test, make audit.'
+
+ifdef ADVISORIES
+audit: setup
+	@python -m tools.audit "$$ADVISORIES" requirements.lock tools/requirements.lock $(IGNORE:%=--ignore %)
+else
+audit: scratch/tools/ready
+	@scratch/tools/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off $(IGNORE:%=--ignore-vuln %) \
+		--requirement requirements.lock --requirement tools/requirements.lock || \
+		{ echo 'make: the audit failed or found something (above). Without network, or where it says "not found": make audit ADVISORIES=file (docs/security.md, "Dependencies")'; exit 1; }
+endif
 
 demo: setup
 	@dvc repro
@@ -64,5 +82,13 @@ ablation-psl: setup
 ablation-tables: setup
 	@python -m aepsl.evaluation.ablations --readme README.md --readme docs/reproducing.md
 
+# Half-finished downloads and stages stay, and so does everything that `dvc repro` made.
 clean:
-	rm -rf .venv scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@test ! -d scratch || find scratch -mindepth 1 -maxdepth 1 ! -name state ! -name downloads -exec rm -rf {} +
+	@echo "Removed: .venv, the caches of the checks, scratch/ without what is in progress."
+	@for kept in scratch/state scratch/downloads; do test ! -d $$kept || echo "Kept: $$(du -sh $$kept | tr '\t' ' '), continued by the next dvc repro; to remove it: make clean-progress"; done
+
+clean-progress:
+	@for gone in scratch/state scratch/downloads; do test ! -d $$gone || echo "Removing $$(du -sh $$gone | tr '\t' ' ')"; done
+	@rm -rf scratch/state scratch/downloads

@@ -1,13 +1,15 @@
 """One file per stage of dvc.yaml; this one is the shell they share.
 
 It alone reads params.yaml: a stage sees the groups it declares and no others, so that what is declared in dvc.yaml
-is what can change its result. An explained error ends the stage with status 1 and without a traceback.
+is what can change its result. It finds what an interrupted run of the same stage left, refuses a second run beside the first, and
+explains what ends a run: status 1 without a traceback for what a user can mend, 128 + n for signal n.
 """
 
 import argparse
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # Queued experiments run in a copy of the tree: its own package comes first, whatever is installed.
 sys.path.insert(0, str(ROOT / "src"))
 
-from aepsl.errors import AepslError  # noqa: E402
+from aepsl.errors import AepslError, explained  # noqa: E402
 from aepsl.params import Params, load_params  # noqa: E402
+from aepsl.resume import interrupt  # noqa: E402
+from aepsl.resume.inputs import checked_md5  # noqa: E402
+from aepsl.resume.state import alone, default_root, fingerprint, opened, sweep  # noqa: E402
 from aepsl.runtime import record  # noqa: E402
 
 
@@ -37,31 +42,63 @@ class Declared:
         return value if "" in below else Declared(value, below)
 
 
-def run(main: Callable[..., int], *, params: Sequence[str], options: Sequence[str] = (), unit: str = "images") -> None:
+def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str] = (), outputs: Sequence[str] = (), options: Sequence[str] = (),
+        unit: str = "images") -> None:
     """Run a stage from the command line.
 
     Parameters
     ----------
-    main : ``main(p, compute, **options) -> int``, how many items it handled. ``p`` holds the declared parameters,
-        ``compute`` says where to run.
+    main : ``main(p, compute, state, **options) -> int``, how many items it handled. ``p`` holds the declared parameters,
+        ``compute`` says where to run, ``state`` keeps finished work for the case of an interruption.
     params : dotted paths of the parameters it may read, equal to ``params:`` in dvc.yaml.
-    options : names of the ``--options``, each a path or a name.
+    inputs, outputs, options : names of the ``--options`` that are files to read, files or folders to write, and others.
     unit : what is counted.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {main.__module__}", description=sys.modules[main.__module__].__doc__)
-    for option in options:
+    for option in (*options, *inputs, *outputs):
         parser.add_argument(f"--{option}", required=True)
     values = {name.replace("-", "_"): value for name, value in vars(parser.parse_args()).items()}
     stage = Path(sys.modules[main.__module__].__file__ or "").stem
     label = "@".join([stage, *(value for name, value in values.items() if name == "step")])
+    read, written = ([values[name.replace("-", "_")] for name in names] for names in (inputs, outputs))
+    interrupt.install()
     try:
         os.chdir(ROOT)
         everything: Params = load_params("params.yaml")
         torch = sys.modules.get("torch")
         if torch is not None and everything.compute.threads:
             torch.set_num_threads(everything.compute.threads)
-        count = main(Declared(everything, params), everything.compute, **values)
+        with alone(Path("scratch/locks"), label):
+            sweep(written)
+            key = fingerprint({path: value_of(everything, path) for path in params}, checked_md5(read), imported())
+            with opened(default_root(ROOT), label, key, every=everything.compute.save_every, checkout=ROOT) as state:
+                count = main(Declared(everything, params), everything.compute, state, **values)
+        record("metrics/runtime.csv", stage=label, seconds=time.perf_counter() - STARTED, count=count, unit=unit, resumed=state.resumed)
+    except interrupt.Interrupted as error:
+        print(f"\n{label}: ended by {error}; run `dvc repro` again and it goes on", file=sys.stderr)
+        sys.exit(128 + error.signum)
     except AepslError as error:
         print(f"\n{label}: {error}", file=sys.stderr)
         sys.exit(1)
-    record("metrics/runtime.csv", stage=label, seconds=time.perf_counter() - STARTED, count=count, unit=unit)
+    except Exception as error:
+        if (reason := explained(error)) is None:
+            traceback.print_exc()
+            reason = ("this is a fault of the program, not of your data; run `dvc repro` again, and if it comes again, report the lines above "
+                      "with params.yaml")
+        print(f"\n{label}: {reason}", file=sys.stderr)
+        sys.exit(1)
+
+
+def value_of(params: Params, path: str) -> Any:
+    """A parameter or group of them as JSON values."""
+    value: Any = params.model_dump(mode="json")
+    for name in path.split("."):
+        value = value[name]
+    return value
+
+
+def imported() -> list[Path]:
+    """The files of this project that this process has imported: all of the code that can change its result."""
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    return sorted(Path(file) for file in files if file and file.endswith(".py") and Path(file).is_relative_to(ROOT)
+                  and Path(file).relative_to(ROOT).parts[0] in ("src", "stages"))

@@ -16,18 +16,21 @@ from aepsl.evaluation.tables import write_csv
 from aepsl.mining.record import read_rounds
 from aepsl.mining.stop import held_out_accuracy
 from aepsl.networks.classifier import Classifier, squared_label_loss
+from aepsl.networks.devices import pick_device
 from aepsl.networks.files import continue_classifier, save_model
 from aepsl.networks.trunks import build_trunk, normalise
 from aepsl.networks.weights import load_into
 from aepsl.params import Compute
-from aepsl.training.loop import pick_device, train
+from aepsl.resume.state import State
+from aepsl.training.checkpoints import Checkpoints
+from aepsl.training.loop import train
 from stages import run
 
 PARAMS = ("seed", "classify")
 
 
-def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_pixel: str, weights: str, previous: str, erased: str, out: str,
-         curve: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, step: str, images: str, index: str, mean_pixel: str, weights: str, previous: str, erased: str,
+         out: str, curve: str) -> int:
     settings, network, further = p.classify.training, p.classify.network, p.classify.further_rounds
     before = ArchiveReader(erased)
     if read_rounds(before) and further.length:
@@ -53,7 +56,7 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
 
     device = pick_device(compute.device)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=device,
-                          workers=compute.workers, label=f"classify@{step}")
+                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"classify@{step}"), label=f"classify@{step}")
     write_csv(curve, rows_of_curve)
     unseen = as_erased(held_out)
     scale = math.sqrt(math.prod(settings.scale))
@@ -65,4 +68,4 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step", "images", "index", "mean-pixel", "weights", "previous", "erased", "out", "curve"))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "weights", "previous", "erased"), outputs=("out", "curve"))

@@ -15,6 +15,7 @@ from aepsl.evaluation.tables import confusion_rows, write_csv, write_metrics
 from aepsl.evaluation.truth import measured_on, with_truth, yardstick
 from aepsl.mining.record import read_rounds
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from aepsl.segmentation.crf import argmax_mask, crf_settings
 from aepsl.segmentation.scores import read_scores, read_stride
 from stages import run
@@ -23,7 +24,8 @@ PARAMS = ("mine", "merge", "segment.psl", "relabel", "predict", "refine", "evalu
 Metrics = tuple[dict[str, Any], dict[str, Any]]  # numbers, and how they came about
 
 
-def main(p: Any, compute: Compute, *, index: str, truth: str, scores: str, predictions: str, merged: str, labels: str, mined: str, out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, index: str, truth: str, scores: str, predictions: str, merged: str, labels: str,
+         mined: str, out: str) -> int:
     everything, masks, rounds = read_index(index), ArchiveReader(truth), len(read_rounds(ArchiveReader(mined)))
     names, void_as = ("background", *everything.classes), p.evaluate.void_as
     val, train = (with_truth(everything.split(name), masks) for name in ("val", "train"))
@@ -95,4 +97,4 @@ def class_table(names: Sequence[str], refined: Counted, before: Counted, first: 
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("index", "truth", "scores", "predictions", "merged", "labels", "mined", "out"))
+    run(main, params=PARAMS, inputs=("index", "truth", "scores", "predictions", "merged", "labels", "mined"), outputs=("out",))

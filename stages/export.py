@@ -9,12 +9,13 @@ from aepsl.errors import FaultList
 from aepsl.evaluation.submission import VOC_FOLDER, layout_of, write_submission
 from aepsl.evaluation.submission_check import submission_faults
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from stages import run
 
 PARAMS = ()
 
 
-def main(p: Any, compute: Compute, *, index: str, predictions: str, out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, index: str, predictions: str, out: str) -> int:
     test, masks, archive = read_index(index).split("test"), ArchiveReader(predictions), Path(out)
     layout = layout_of(test.classes)
     write_submission(archive, test.ids, lambda identifier: masks.mask(f"{identifier}.png"), layout=layout)
@@ -32,4 +33,4 @@ def main(p: Any, compute: Compute, *, index: str, predictions: str, out: str) ->
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("index", "predictions", "out"))
+    run(main, params=PARAMS, inputs=("index", "predictions"), outputs=("out",))

@@ -9,14 +9,15 @@ from aepsl.data.samples import Photographs, read_mined
 from aepsl.evaluation.pictures import contact_sheet, mined_overlay, overlay, spread
 from aepsl.mining.record import read_rounds
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from stages import run
 
 PARAMS = ()
 ROWS = 8
 
 
-def main(p: Any, compute: Compute, *, images: str, index: str, mined: str, saliency: str, merged: str, labels: str, predictions: str, truth: str,
-         out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, images: str, index: str, mined: str, saliency: str, merged: str, labels: str, predictions: str,
+         truth: str, out: str) -> int:
     everything, photographs, masks = read_index(index), ArchiveReader(images), ArchiveReader(truth)
     regions = ArchiveReader(mined)
     rounds = len(read_rounds(regions))
@@ -41,4 +42,4 @@ def main(p: Any, compute: Compute, *, images: str, index: str, mined: str, salie
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("images", "index", "mined", "saliency", "merged", "labels", "predictions", "truth", "out"))
+    run(main, params=PARAMS, inputs=("images", "index", "mined", "saliency", "merged", "labels", "predictions", "truth"), outputs=("out",))

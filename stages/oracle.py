@@ -18,9 +18,10 @@ from aepsl.evaluation.tables import write_csv, write_metrics
 from aepsl.evaluation.truth import measured_on, with_truth, yardstick
 from aepsl.mining.heatmaps import class_heatmaps, normalise_heatmaps
 from aepsl.mining.record import read_rounds
+from aepsl.networks.devices import pick_device
 from aepsl.networks.files import load_classifier
 from aepsl.params import Compute
-from aepsl.training.loop import pick_device
+from aepsl.resume.state import State
 from stages import run
 
 PARAMS = ("mine", "evaluate")
@@ -30,7 +31,7 @@ GAIN_COLUMNS = ("round", "area", "precision", "recall", "miou", "single_precisio
                 "single_miou_at_equal_area", "single_precision_at_equal_recall", "gain_precision_at_equal_area", "gain_precision_at_equal_recall")
 
 
-def main(p: Any, compute: Compute, *, raw: str, images: str, index: str, truth: str, classifier: str, mined: str, out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, raw: str, images: str, index: str, truth: str, classifier: str, mined: str, out: str) -> int:
     masks, regions, folder, void_as = ArchiveReader(truth), ArchiveReader(mined), Path(out), p.evaluate.void_as
     everything = read_index(index)
     train = with_truth(everything.split("train"), masks)
@@ -83,4 +84,4 @@ def part_map(raw: ArchiveReader, identifier: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("raw", "images", "index", "truth", "classifier", "mined", "out"))
+    run(main, params=PARAMS, inputs=("raw", "images", "index", "truth", "classifier", "mined"), outputs=("out",))

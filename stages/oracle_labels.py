@@ -9,12 +9,13 @@ from aepsl.data.archive import ArchiveReader, ArchiveWriter
 from aepsl.data.index import read_index
 from aepsl.errors import FaultList
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from stages import run
 
 PARAMS = ()
 
 
-def main(p: Any, compute: Compute, *, step: str, index: str, truth: str, out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, step: str, index: str, truth: str, out: str) -> int:
     names = [f"{identifier}.png" for identifier in read_index(index).split("train").ids]
     masks = ArchiveReader(truth)
     if missing := [name for name in names if name not in masks]:
@@ -27,4 +28,4 @@ def main(p: Any, compute: Compute, *, step: str, index: str, truth: str, out: st
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step", "index", "truth", "out"))
+    run(main, params=PARAMS, options=("step",), inputs=("index", "truth"), outputs=("out",))

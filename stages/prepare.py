@@ -6,12 +6,13 @@ from typing import Any
 from aepsl.data.prepare import prepare
 from aepsl.evaluation.tables import write_csv, write_json
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from stages import run
 
 PARAMS = ("data.classes", "data.unlisted")
 
 
-def main(p: Any, compute: Compute, *, raw: str, images: str, truth: str, index: str, mean_pixel: str, metrics: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, raw: str, images: str, truth: str, index: str, mean_pixel: str, metrics: str) -> int:
     facts = prepare(Path(raw), classes=p.data.classes, unlisted=p.data.unlisted, images=Path(images), truth=Path(truth),
                     index=Path(index), mean_pixel=Path(mean_pixel))
     per_class = facts.pop("train_images_per_class")
@@ -21,4 +22,4 @@ def main(p: Any, compute: Compute, *, raw: str, images: str, truth: str, index: 
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("raw", "images", "truth", "index", "mean-pixel", "metrics"))
+    run(main, params=PARAMS, inputs=("raw",), outputs=("images", "truth", "index", "mean-pixel", "metrics"))

@@ -16,6 +16,7 @@ from aepsl.evaluation.tables import write_csv, write_metrics
 from aepsl.evaluation.truth import measured_on, with_truth, yardstick
 from aepsl.mining.pseudo_labels import background_thresholds, merge_stored
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from stages import run
 
 PARAMS = ("merge", "evaluate")
@@ -23,7 +24,7 @@ TOLD = ("round", "final_loss", "held_out_accuracy", "mined_area", "new_area", "n
 SCORED = ("precision", "recall", "miou", "pseudo_label_miou")
 
 
-def main(p: Any, compute: Compute, *, index: str, truth: str, mined: str, saliency: str, told: str, rule: str, out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, index: str, truth: str, mined: str, saliency: str, told: str, rule: str, out: str) -> int:
     everything, masks, regions, void_as = read_index(index), ArchiveReader(truth), ArchiveReader(mined), p.evaluate.void_as
     train = with_truth(everything.split("train"), masks)
     below = background_thresholds(train, below=p.merge.background_below, indoor_classes=p.merge.indoor_classes,
@@ -57,4 +58,4 @@ def against_oracle(rows: list[dict[str, Any]], stop: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("index", "truth", "mined", "saliency", "told", "rule", "out"))
+    run(main, params=PARAMS, inputs=("index", "truth", "mined", "saliency", "told", "rule"), outputs=("out",))

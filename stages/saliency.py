@@ -5,20 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_grey
+from aepsl.data.archive import ArchiveReader, encode_grey
 from aepsl.data.index import Index, read_index
 from aepsl.data.samples import Photographs
 from aepsl.errors import FaultList
 from aepsl.mining.saliency import UserMaps, load_map, missing_maps, saliency, user_maps
 from aepsl.parallel import in_processes
 from aepsl.params import Compute
-from aepsl.progress import progress
+from aepsl.resume.parts import Entries, write_resumed
+from aepsl.resume.state import State
 from stages import run
 
 PARAMS = ("saliency",)
 
 
-def main(p: Any, compute: Compute, *, images: str, index: str, out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, images: str, index: str, out: str) -> int:
     train = read_index(index).split("train")
     if p.saliency.method == "rbd":
         settings = p.saliency.model_dump(exclude={"method", "maps"})
@@ -29,26 +30,24 @@ def main(p: Any, compute: Compute, *, images: str, index: str, out: str) -> int:
             raise FaultList(f"{p.saliency.maps}: expected a saliency map for every training image; add these or set saliency.method to rbd",
                             [f"{identifier}: no map" for identifier in missing])
         work = partial(own, user_maps(p.saliency.maps), train)
+        state = State(None, 0)  # the user's files may have changed since an interruption, and reading them does not take long
     rows = range(len(train))
-    with ArchiveWriter(out) as archive:
-        results = in_processes(work, rows, processes=compute.processes)
-        for row, data in zip(rows, progress(results, total=len(rows), label="saliency"), strict=True):
-            archive.add(f"{train.ids[row]}.png", data)
+    write_resumed(out, lambda start: in_processes(work, rows[start:], processes=compute.processes), total=len(rows), state=state, label="saliency")
     return len(train)
 
 
-def computed(photographs: Photographs, settings: dict[str, Any], row: int) -> bytes:
-    return encode(saliency(photographs[row], **settings))
+def computed(photographs: Photographs, settings: dict[str, Any], row: int) -> Entries:
+    return encoded(photographs.index.ids[row], saliency(photographs[row], **settings))
 
 
-def own(maps: UserMaps, train: Index, row: int) -> bytes:
+def own(maps: UserMaps, train: Index, row: int) -> Entries:
     identifier = train.ids[row]
-    return encode(load_map(maps[identifier](), size=tuple(train.sizes[row].tolist()), name=f"saliency map of {identifier}"))
+    return encoded(identifier, load_map(maps[identifier](), size=tuple(train.sizes[row].tolist()), name=f"saliency map of {identifier}"))
 
 
-def encode(values: np.ndarray) -> bytes:
-    return encode_grey(np.round(values * 255).astype(np.uint8))
+def encoded(identifier: str, values: np.ndarray) -> Entries:
+    return {f"{identifier}.png": encode_grey(np.round(values * 255).astype(np.uint8))}
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("images", "index", "out"))
+    run(main, params=PARAMS, inputs=("images", "index"), outputs=("out",))

@@ -9,20 +9,23 @@ from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import read_index, read_mean_pixel
 from aepsl.data.samples import Augmentation, Photographs, Samples
 from aepsl.evaluation.tables import write_csv
+from aepsl.networks.devices import pick_device
 from aepsl.networks.files import save_model, start_from_classifier
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import build_trunk
 from aepsl.networks.weights import load_into
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from aepsl.segmentation.prohibitive import SegmentationTerms
-from aepsl.training.loop import pick_device, train
+from aepsl.training.checkpoints import Checkpoints
+from aepsl.training.loop import train
 from stages import run
 
 PARAMS = ("seed", "segment")
 
 
-def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_pixel: str, weights: str, classifier: str, labels: str, out: str,
-         curve: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, step: str, images: str, index: str, mean_pixel: str, weights: str, classifier: str, labels: str,
+         out: str, curve: str) -> int:
     settings, network = p.segment.training, p.segment.network
     rows = read_index(index).split("train")
     fill = read_mean_pixel(mean_pixel)
@@ -39,7 +42,7 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
     terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight,
                               online_from=p.segment.online_from, output=p.segment.output)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),
-                          workers=compute.workers, label=f"segment@{step}")
+                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"segment@{step}"), label=f"segment@{step}")
     write_csv(curve, rows_of_curve)
     save_model(out, model, network=network, classes=rows.classes,
                facts={"pass": step, "psl": p.segment.psl, "output": p.segment.output, "final_loss": rows_of_curve[-1]["loss"]})
@@ -47,4 +50,4 @@ def main(p: Any, compute: Compute, *, step: str, images: str, index: str, mean_p
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step", "images", "index", "mean-pixel", "weights", "classifier", "labels", "out", "curve"))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "weights", "classifier", "labels"), outputs=("out", "curve"))

@@ -8,13 +8,14 @@ from aepsl.errors import AepslError
 from aepsl.mining.record import write_rounds
 from aepsl.networks.files import save_blank
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from aepsl.segmentation.densecrf import require_densecrf
 from stages import run
 
 PARAMS = ("merge.indoor_classes", "refine.crf")
 
 
-def main(p: Any, compute: Compute, *, index: str, classifier: str, out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, index: str, classifier: str, out: str) -> int:
     classes = read_index(index).classes
     if len(classes) < 2:
         raise AepslError(f"data.classes: expected two classes or more, found {len(classes)}: without another class "
@@ -31,4 +32,4 @@ def main(p: Any, compute: Compute, *, index: str, classifier: str, out: str) -> 
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("index", "classifier", "out"))
+    run(main, params=PARAMS, inputs=("index",), outputs=("classifier", "out"))

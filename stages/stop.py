@@ -12,13 +12,14 @@ from aepsl.mining.record import read_rounds
 from aepsl.mining.stop import SaliencySums, last_useful_round
 from aepsl.parallel import in_processes
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from stages import run
 
 PARAMS = ()
 COLUMNS = ("round", "final_loss", "held_out_images", "held_out_accuracy", "chance", "mined_area", "new_area", "new_saliency", "rest_saliency")
 
 
-def main(p: Any, compute: Compute, *, index: str, mined: str, saliency: str, out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, index: str, mined: str, saliency: str, out: str) -> int:
     train = read_index(index).split("train")
     regions = ArchiveReader(mined)
     record = read_rounds(regions)
@@ -41,4 +42,4 @@ def image_sums(train: Index, mined: ArchiveReader, saliency: ArchiveReader, roun
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("index", "mined", "saliency", "out"))
+    run(main, params=PARAMS, inputs=("index", "mined", "saliency"), outputs=("out",))

@@ -5,12 +5,13 @@ from typing import Any
 
 from aepsl.networks.weights import save_weights, starting_weights
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from stages import run
 
 PARAMS = ("classify.network", "segment.network")
 
 
-def main(p: Any, compute: Compute, *, classify: str, segment: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, classify: str, segment: str) -> int:
     checked = [starting_weights(network.trunk, network.weights, width=network.width, stages=network.stages,
                                 cache=Path("scratch/downloads"))
                for network in (p.classify.network, p.segment.network)]
@@ -20,4 +21,4 @@ def main(p: Any, compute: Compute, *, classify: str, segment: str) -> int:
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("classify", "segment"), unit="networks")
+    run(main, params=PARAMS, outputs=("classify", "segment"), unit="networks")

@@ -1,5 +1,6 @@
 """Errors a user can act on: every message names the file or parameter, what was expected, what was found, what to do."""
 
+import errno
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -52,3 +53,38 @@ class FaultList(AepslError):  # noqa: N818 - a list, not one error
     def __reduce__(self) -> tuple[type[Self], tuple[str, list[str], int]]:
         # An exception is otherwise rebuilt from its message alone, which would fail on its way out of a worker process.
         return type(self), self._arguments
+
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space, or move the project; `python -m aepsl.resume` and `dvc gc --workspace` tell what could go",
+    errno.EDQUOT: "your quota is used up: free some space",
+    errno.EFBIG: "the file is larger than this file system or your limit (ulimit -f) allows",
+    errno.EROFS: "the file system is read-only: mount it for writing, or move the project",
+    errno.EACCES: "you may not read or write there: see who owns it and its mode (ls -l)",
+    errno.EPERM: "you may not change that: see who owns it and its mode (ls -l)",
+    errno.EIO: "the disk reports an error: look at the system log before you trust it again",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or lower compute.workers and compute.processes",
+    errno.EISDIR: "a folder is where a file belongs: move it away",
+    errno.ENOTDIR: "a file is where a folder belongs: move it away",
+    errno.EEXIST: "something is in the way: move it away",
+    errno.ENOTEMPTY: "something is in the way: move it away",
+}
+_MEMORY = ("memory ran out: lower compute.processes or compute.workers, raise training.accumulate (the same batch in smaller parts), "
+           "or close other programs")
+
+
+def explained(error: BaseException) -> str | None:
+    """What the machine did to us, for a user: a full disk, too little memory, a worker that was killed. None = a fault of the program."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = " ".join(str(error).split())[:300]
+    again = " Then run `dvc repro` again; what was finished is kept"
+    if isinstance(error, OSError) and error.errno in _ADVICE:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}: {_ADVICE[error.errno]}.{again}"
+    out_of_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if out_of_memory or "OutOfMemoryError" in names or "can't allocate memory" in text:
+        return f"{_MEMORY}.{again}"
+    if names & {"TerminatedWorkerError", "BrokenProcessPool"} or "DataLoader worker" in text:
+        return f"a worker process died, often because memory ran out ({text}): lower compute.processes or compute.workers.{again}"
+    return None
+

@@ -227,6 +227,7 @@ class Compute(Group):
     workers: Processes
     processes: Processes
     threads: Processes
+    save_every: NotNegative
 
 
 class Params(Group):

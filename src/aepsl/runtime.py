@@ -12,11 +12,14 @@ from pathlib import Path
 
 from aepsl.data.archive import write_atomically
 
-COLUMNS = ("stage", "seconds", "count", "unit", "per_second", "peak_memory_mib", "device", "cores", "python", "torch")
+COLUMNS = ("stage", "seconds", "count", "unit", "per_second", "peak_memory_mib", "resumed", "device", "cores", "python", "torch")
 
 
-def record(path: str | os.PathLike[str], *, stage: str, seconds: float, count: int, unit: str) -> None:
-    """Put the row of one stage into the CSV, in place of its last one; rows stay sorted by stage."""
+def record(path: str | os.PathLike[str], *, stage: str, seconds: float, count: int, unit: str, resumed: bool = False) -> None:
+    """Put the row of one stage into the CSV, in place of its last one; rows stay sorted by stage.
+
+    Of a ``resumed`` stage the seconds are those of its last run alone, and so is the rate.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as lock:
@@ -24,6 +27,7 @@ def record(path: str | os.PathLike[str], *, stage: str, seconds: float, count: i
         rows = _read(target) if target.exists() else {}
         rows[stage] = {"stage": stage, "seconds": f"{seconds:.1f}", "count": str(count), "unit": unit,
                        "per_second": f"{count / max(seconds, 1e-9):.1f}", "peak_memory_mib": str(peak_memory_mib()),
+                       "resumed": "yes" if resumed else "no",
                        "device": device_name(), "cores": str(os.cpu_count()),
                        "python": platform.python_version(), "torch": importlib.metadata.version("torch")}
         text = io.StringIO()

@@ -89,7 +89,8 @@ def archives(tmp_path: Path) -> voc2012.Archives:
     test = {f"{SETS}/test.txt": b"2008_1\n", f"{KIT}/JPEGImages/2008_1.jpg": jpeg()}
 
     def publish(name: str, files: dict[str, bytes], mode: str) -> voc2012.Published:
-        return voc2012.Published(name, ("http://127.0.0.1:1/dead", (mirror / name).as_uri()), tar(mirror / name, files, mode))
+        md5 = tar(mirror / name, files, mode)
+        return voc2012.Published(name, ("http://127.0.0.1:1/dead", (mirror / name).as_uri()), md5, (mirror / name).stat().st_size)
 
     return voc2012.Archives(trainval=publish("VOCtrainval_11-May-2012.tar", trainval(), "w"), test=publish("VOC2012test.tar", test, "w"),
                             sbd=publish("benchmark.tgz", sbd(), "w:gz"))
@@ -176,7 +177,8 @@ def test_mirrors_of_the_user_come_first_and_their_names_are_checked(tmp_path: Pa
 
 def rebuilt(archives: voc2012.Archives, folder: Path, which: str, files: dict[str, bytes], mode: str) -> voc2012.Archives:
     old = getattr(archives, which)
-    new = voc2012.Published(old.name, old.urls, tar(folder / "mirror" / old.name, files, mode))
+    md5 = tar(folder / "mirror" / old.name, files, mode)
+    new = voc2012.Published(old.name, old.urls, md5, (folder / "mirror" / old.name).stat().st_size)
     return voc2012.Archives(**{key: new if key == which else getattr(archives, key) for key in ("trainval", "test", "sbd")})
 
 
@@ -211,14 +213,73 @@ def test_an_archive_of_something_else_is_named(tmp_path: Path, archives: voc2012
 
 def test_the_archives_are_those_that_are_published() -> None:
     published = voc2012.Archives()
+    oxford, file = "host.robots.ox.ac.uk/pascal/VOC/voc2012/", "VOCtrainval_11-May-2012.tar"
     assert published.trainval == voc2012.Published(
-        "VOCtrainval_11-May-2012.tar", ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-                                        "http://pjreddie.com/media/files/VOCtrainval_11-May-2012.tar"), "6cd6e144f989b92b3379bac3b3de84fd")
+        file, (f"https://{oxford}{file}", f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/{file}", f"https://pjreddie.com/media/files/{file}",
+               f"http://{oxford}{file}"), "6cd6e144f989b92b3379bac3b3de84fd", 1999639040)
     assert published.test == voc2012.Published(
-        "VOC2012test.tar", ("http://pjreddie.com/media/files/VOC2012test.tar",), "9065beb292b6c291fad82b2725749fda")
+        "VOC2012test.tar", ("https://pjreddie.com/media/files/VOC2012test.tar", "http://pjreddie.com/media/files/VOC2012test.tar"),
+        "9065beb292b6c291fad82b2725749fda", 1850626560)
     assert published.sbd == voc2012.Published(
         "benchmark.tgz", ("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",),
-        "82b4d87ceb2ed10f6038a1cba92111cb")
+        "82b4d87ceb2ed10f6038a1cba92111cb", 1419539633)
+
+
+def test_addresses_without_tls_come_last_and_never_without_a_whole_checksum() -> None:
+    for archive in vars(voc2012.Archives()).values():
+        secured = [url.startswith("https://") for url in archive.urls]
+        assert secured == sorted(secured, reverse=True)
+        assert secured[0]
+        assert len(bytes.fromhex(archive.md5)) == 16
+
+
+# ---- hostile archives
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "downloaded"])
+@pytest.mark.parametrize("which", ["trainval", "sbd", "test"])
+def test_no_archive_is_opened_before_all_checksums_are_right(tmp_path: Path, archives: voc2012.Archives, which: str, own: bool,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    name = getattr(archives, which).name
+    folder = tmp_path / "mirror"
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+
+    def opened(*_: object) -> None:
+        raise AssertionError("opened before it was checked")
+
+    monkeypatch.setattr(voc2012, "TarFiles", opened)
+    with pytest.raises(AepslError, match=f"{name}: expected (md5|to download it)"):
+        pack(tmp_path, archives, test=True, path=folder if own else None)
+    assert not (tmp_path / "raw.zip").exists()
+
+
+@pytest.mark.parametrize(("line", "said"), [(b"../../evil", "'..'"), (b"/etc/passwd", "leading '/'"), (b"a\x00b", "control"), (b"\xff", "UTF-8")])
+@pytest.mark.parametrize("which", ["trainval", "sbd"])
+def test_a_list_that_names_no_ids_is_refused(tmp_path: Path, archives: voc2012.Archives, which: str, line: bytes, said: str) -> None:
+    name, files, mode = ((f"{SETS}/train.txt", trainval(), "w") if which == "trainval" else
+                         ("benchmark_RELEASE/dataset/val.txt", sbd(), "w:gz"))
+    with pytest.raises(AepslError, match=r"(train|val)\.txt: ") as caught:
+        pack(tmp_path, rebuilt(archives, tmp_path, which, files | {name: files[name] + line + b"\n"}, mode))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("evil", ["VOCdevkit/VOC2012/../../../evil.txt", "/VOCdevkit/VOC2012/JPEGImages/2007_1.jpg",
+                                  "../VOCdevkit/VOC2012/SegmentationClass/2007_3.png"])
+def test_a_name_that_leads_elsewhere_is_as_good_as_absent(tmp_path: Path, archives: voc2012.Archives, evil: str) -> None:
+    before = {file for file in tmp_path.parent.rglob("*") if tmp_path not in file.parents}
+    raw, images = pack(tmp_path, rebuilt(archives, tmp_path, "trainval", {evil: b"evil"} | trainval(), "w"))
+    assert images == {"train": 4, "val": 2}
+    assert not any(raw.read(name) == b"evil" for name in raw)
+    assert {file for file in tmp_path.parent.rglob("*") if tmp_path not in file.parents} == before
+    assert {file.name for file in tmp_path.iterdir()} == {"mirror", "cache", "raw.zip"}
+
+
+def test_masks_beyond_all_measure_are_refused(tmp_path: Path, archives: voc2012.Archives, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voc2012, "LARGEST_SUPPLEMENT", 1000)
+    with pytest.raises(AepslError, match=r"benchmark\.tgz: expected masks of at most"):
+        pack(tmp_path, archives)
 
 
 # ---- the masks of SBD

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 
-def record(section: str, values: dict[str, Any]) -> None:
-    """Merge ``values`` into a section of the file that AEPSL_RELIABILITY names; without the variable nothing happens."""
+def record(section: str, values: dict[str, Any] | float) -> None:
+    """Merge ``values`` into a section of the file that AEPSL_RELIABILITY names, or set it to one number; without the variable nothing happens."""
     name = os.environ.get("AEPSL_RELIABILITY")
     if not name:
         return
@@ -19,6 +19,6 @@ def record(section: str, values: dict[str, Any]) -> None:
         file.seek(0)
         text = file.read()
         content: dict[str, Any] = json.loads(text) if text else {}
-        content.setdefault(section, {}).update(values)
+        content[section] = {**content.get(section, {}), **values} if isinstance(values, dict) else values
         file.truncate(0)
         file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -193,6 +193,9 @@ def test_imagenet_is_fetched_with_the_checksum_in_its_name(tmp_path: Path, monke
         (["https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"], tmp_path / "cache" / "mobilenet_v2-b0353104.pth", "b0353104")
     ]
     assert {name.split("-")[1][:8] for name in module.IMAGENET_FILES.values()} == {"397923af", "b0353104", "0676ba61"}
+    for trunk, checksum in module._SHA256.items():
+        assert len(bytes.fromhex(checksum)) == 32
+        assert module.IMAGENET_FILES[trunk].endswith(f"-{checksum[:8]}.pth")
 
 
 class Shell:

@@ -19,7 +19,7 @@ UNTRAINED: dict[str, Any] = {"segment.network": {"trunk": "mobilenet_v2", "outpu
                                                  "frozen_stages": 0},
                              **{f"segment.training.{key}": value for key, value in {
                                  "length": 1.0, "unit": "iterations", "batch": 2, "crop": 33, "lr": 1e-6}.items()},
-                             "predict.prohibit_below": 0.3, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1}}
+                             "predict.prohibit_below": 0.3, "compute.device": "cpu", "compute.workers": 0, "compute.processes": 1}
 COMMON = "--images data/images.zip --index data/index.csv"
 COMMANDS = (
     "python -m stages.weights --classify data/weights/classify.pth --segment data/weights/segment.pth",

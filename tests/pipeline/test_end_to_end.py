@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
     **{f"{stage}.{key}": value for stage in ("classify", "segment")
        for key, value in (("network.width", 0.1), ("training.length", 1.0), ("training.batch", 4), ("training.crop", 49))},
     "classify.held_out": 0.25, "classify.further_rounds.start": "previous", "mine.further_rounds.confident_share": 0.5, "segment.start": "classifier",
-    "refine.custom.iterations": 2, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1}}
+    "refine.custom.iterations": 2, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1, "save_every": 60.0}}
 LABELLING = {"download", "prepare", "weights", "saliency", "start", "classify@r1", "mine@r1", "classify@r2", "mine@r2"}
 LEARNING = {"merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine", "export"}
 SCORING = {"evaluate", "rounds", "oracle", "gallery"}
@@ -244,7 +244,7 @@ def test_another_run_with_other_workers_gives_the_same_bytes(changed) -> None:
 
 
 def test_where_it_runs_changes_nothing(changed) -> None:
-    changed.set({"compute": {"device": "auto", "workers": 1, "processes": 0, "threads": 0}})
+    changed.set({"compute": {"device": "auto", "workers": 1, "processes": 0, "threads": 0, "save_every": 0.0}})
     assert would_run(changed) == set()
 
 

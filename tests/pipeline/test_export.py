@@ -62,7 +62,7 @@ def untrained(path: Path) -> None:
 @pytest.fixture(scope="module")
 def exported(checkout) -> tuple[Any, str]:
     """A checkout in which VOC's test images went from raw.zip to the archive, and what was printed."""
-    work = checkout({"refine.custom.iterations": 1, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1}})
+    work = checkout({"refine.custom.iterations": 1, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1, "save_every": 60}})
     write_raw(work / "data/raw.zip")
     untrained(work / "models/segmenter/s1.pt")
     common = "--images data/images.zip --index data/index.csv"

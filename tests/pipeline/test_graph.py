@@ -22,7 +22,8 @@ PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
 DEFINITIONS: dict[str, Any] = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
 
 # Not among the deps: they check, report and schedule, but cannot change an artefact; the parameters' values are tracked by params:.
-SHELL = {"stages/__init__.py", *(f"src/aepsl/{name}.py" for name in ("params", "errors", "progress", "parallel", "runtime"))}
+SHELL = {"stages/__init__.py", *(f"src/aepsl/{name}.py" for name in ("params", "errors", "progress", "parallel", "runtime")),
+         *(f"src/aepsl/resume/{name}.py" for name in ("interrupt", "state", "parts", "inputs"))}
 CHAINS = {"rounds", "last_round", "passes", "relabels", "oracles", "last_pass"}  # they shape the graph; listing one would redo every round
 HIDDEN = {"data/truth.zip", "data/raw.zip"}  # raw.zip holds the masks too
 SCORING = {"evaluate", "rounds", "oracle", "gallery"}
@@ -232,12 +233,13 @@ def test_the_closure_follows_imports_inside_functions_and_of_packages() -> None:
 
 
 def literals(stage: str) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
-    """PARAMS of a stage file, the options it gives to ``run``, and the keyword-only arguments of its ``main``."""
+    """PARAMS of a stage file, all the options it gives to ``run``, and the keyword-only arguments of its ``main``."""
     tree = ast.parse((ROOT / f"stages/{stage}.py").read_text())
     params = next(ast.literal_eval(node.value) for node in tree.body
                   if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "PARAMS")
     call = next(node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run")
-    options = next((ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "options"), ())
+    named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg in ("options", "inputs", "outputs")}
+    options = tuple(name for names in named.values() for name in names)
     main = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
     return params, options, [argument.arg for argument in main.args.kwonlyargs]
 

@@ -20,10 +20,12 @@ from aepsl.mining.record import read_rounds, write_rounds
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.trunks import PREPROCESSING, Preprocessing, Trunk
 from aepsl.params import Compute
+from aepsl.resume.state import State
 from aepsl.segmentation.scores import read_scores
 from stages import classify, merge, mine, predict
 
-HERE = Compute(device="cpu", workers=0, processes=1, threads=0)
+HERE = Compute(device="cpu", workers=0, processes=1, threads=0, save_every=60)
+NO_STATE = State(None, 60)
 
 
 def packed(path: Path, entries: dict[str, bytes], *, record: bool = False) -> str:
@@ -82,8 +84,8 @@ def test_rounds_mine_what_is_left_and_keep_what_was_mined_for_every_class(tmp_pa
 
     def one_round(step: str, before: str) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
         out = tmp_path / f"{step}.zip"
-        mine.main(settings, HERE, step=step, images=images, index=index, mean_pixel=str(tmp_path / "mean.json"), classifier=step, erased=before,
-                  out=str(out))
+        mine.main(settings, HERE, NO_STATE, step=step, images=images, index=index, mean_pixel=str(tmp_path / "mean.json"), classifier=step,
+                  erased=before, out=str(out))
         archive = ArchiveReader(out)
         return {name: decode_indices(archive.read(name))[0].tolist() for name in archive if name.endswith(".png")}, read_rounds(archive)
 
@@ -119,7 +121,7 @@ def test_a_later_round_mines_only_where_its_classifier_is_surest_and_by_its_own_
         before = packed(tmp_path / "r0.zip", {}, record=True)
         for step in ("r1", "r2"):
             out = str(tmp_path / f"{step}.zip")
-            mine.main(settings, HERE, step=step, images=images, index=index, mean_pixel=str(tmp_path / "mean.json"), classifier=step,
+            mine.main(settings, HERE, NO_STATE, step=step, images=images, index=index, mean_pixel=str(tmp_path / "mean.json"), classifier=step,
                       erased=before, out=out)
             before = out
         return {name: decode_indices(ArchiveReader(out).read(name))[0].tolist() for name in ("i0/1.png", "i1/1.png")}
@@ -138,7 +140,7 @@ def test_a_share_that_holds_out_every_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mean.json").write_text(json.dumps({"mean_pixel": [0, 0, 0]}))
     settings: Any = SimpleNamespace(classify=SimpleNamespace(training=None, network=None, held_out=0.5, further_rounds=SimpleNamespace(length=None)))
     with pytest.raises(AepslError, match=r"classify\.held_out: .* found 0\.5, which takes all 1 training images; lower it"):
-        classify.main(settings, HERE, step="r1", images="", index=index, mean_pixel=str(tmp_path / "mean.json"), weights="", previous="",
+        classify.main(settings, HERE, NO_STATE, step="r1", images="", index=index, mean_pixel=str(tmp_path / "mean.json"), weights="", previous="",
                       erased=packed(tmp_path / "r0.zip", {}, record=True), out="", curve="")
 
 
@@ -150,7 +152,7 @@ def test_images_without_an_indoor_class_have_their_own_background_threshold(tmp_
     index = index_of(tmp_path, ["sofa", "sheep", "tv"], [[True, False, False], [False, True, False], [False, True, True], [False] * 3], 4)
     mined = packed(tmp_path / "mined.zip", {"i1/2.png": encode_grey(np.array([[1, 2, 0, 3]], np.uint8))})
     settings: Any = SimpleNamespace(merge=SimpleNamespace(background_below=0.06, background_below_outdoors=0.12, indoor_classes=["sofa", "tv"]))
-    merge.main(settings, HERE, index=index, mined=mined, saliency=maps, out=str(tmp_path / "labels.zip"))
+    merge.main(settings, HERE, NO_STATE, index=index, mined=mined, saliency=maps, out=str(tmp_path / "labels.zip"))
     archive = ArchiveReader(tmp_path / "labels.zip")
     assert [decode_indices(archive.read(name))[0].tolist() for name in archive] == [
         [0, 255, 255, 255],  # indoors
@@ -172,7 +174,7 @@ def scores_written(folder: Path, monkeypatch: pytest.MonkeyPatch, confidences: l
     index = index_of(folder, "abc", [list(labels)], 9, "val")
     images = packed(folder / "images.zip", {"i0.png": png(np.zeros((1, 9, 3), np.uint8))})
     settings: Any = SimpleNamespace(predict=SimpleNamespace(prohibit_below=0.1, scales=[1.0], flip=False))
-    predict.main(settings, HERE, images=images, index=index, segmenter="", out=str(folder / "scores.zip"))
+    predict.main(settings, HERE, NO_STATE, images=images, index=index, segmenter="", out=str(folder / "scores.zip"))
     planes = read_scores(ArchiveReader(folder / "scores.zip"), "i0")
     assert set(np.unique(planes)) <= {0, 0.25}
     return [bool(plane.any()) for plane in planes]

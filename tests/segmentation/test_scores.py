@@ -8,14 +8,14 @@ from hypothesis.extra import numpy as arrays
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter
 from aepsl.errors import AepslError
-from aepsl.segmentation.scores import read_scores, read_stride, write_grid, write_scores
+from aepsl.segmentation.scores import encoded_grid, encoded_scores, read_scores, read_stride
 
 
 def test_scores_round_trip_in_half_precision_with_their_stride(tmp_path):
     probabilities = np.array([[[0.1, 0.9]], [[0.9, 0.1]], [[0, 0]]], np.float32)
     with ArchiveWriter(tmp_path / "scores.zip") as out:
-        write_grid(out, 16)
-        write_scores(out, "a/b.c", probabilities)
+        out.update(encoded_grid(16))
+        out.update(encoded_scores("a/b.c", probabilities))
     reader = ArchiveReader(tmp_path / "scores.zip")
     found = read_scores(reader, "a/b.c")
     assert reader.names() == ["grid.json", "a/b.c.npy"]
@@ -30,7 +30,7 @@ def test_scores_round_trip_in_half_precision_with_their_stride(tmp_path):
 def test_any_probabilities_come_back_within_half_precision(tmp_path_factory, probabilities):
     path = tmp_path_factory.mktemp("scores") / "scores.zip"
     with ArchiveWriter(path) as out:
-        write_scores(out, "x", np.asfortranarray(probabilities))
+        out.update(encoded_scores("x", np.asfortranarray(probabilities)))
     np.testing.assert_allclose(read_scores(ArchiveReader(path), "x"), probabilities, rtol=1e-3, atol=1e-7)
 
 

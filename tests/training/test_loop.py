@@ -13,9 +13,10 @@ from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_mask
 from aepsl.data.index import Index
 from aepsl.data.samples import Augmentation, Photographs, Samples
 from aepsl.errors import AepslError
+from aepsl.networks.devices import pick_device
 from aepsl.params import Training
 from aepsl.training import loop
-from aepsl.training.loop import pick_device, train
+from aepsl.training.loop import train
 
 CPU = torch.device("cpu")
 COUNT = 10

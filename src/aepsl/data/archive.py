@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -41,17 +41,26 @@ PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 IMAGE_FAULTS = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, RuntimeError, struct.error, zlib.error)
 
 
+def publish(temporary: Path, target: Path) -> None:
+    """Give a finished file its name, so that after a power loss too there is either all of it or nothing."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a small file by a temporary name, fsync and rename: readers see the old file or the new one."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        temporary.write_bytes(content)
+        publish(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -80,6 +89,11 @@ class ArchiveWriter:
         info.comment = _name_check(name)
         self._zip.writestr(info, data)
 
+    def update(self, entries: Mapping[str, bytes]) -> None:
+        """Append several entries."""
+        for name, data in entries.items():
+            self.add(name, data)
+
     def __enter__(self) -> Self:
         return self
 
@@ -87,9 +101,7 @@ class ArchiveWriter:
         try:
             self._zip.close()
             if kind is None:
-                with self._temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                self._temporary.replace(self.path)
+                publish(self._temporary, self.path)
         finally:
             self._temporary.unlink(missing_ok=True)
 

@@ -144,12 +144,12 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
         return sample if mask is None else sample | {"mask": torch.from_numpy(mask)}
 
 
-def batches(count: int, batch: int, total: int, *, seed: int) -> Iterator[list[tuple[int, int]]]:
-    """The first ``total`` batches of (epoch, row): every epoch a fresh permutation, its incomplete last batch left out."""
+def batches(count: int, batch: int, total: int, *, seed: int, first: int = 0) -> Iterator[list[tuple[int, int]]]:
+    """Batches ``first`` to ``total`` - 1 of (epoch, row): every epoch a fresh permutation, its incomplete last batch left out."""
     size = min(batch, count)
     per_epoch = count // size
-    for step in range(total):
+    for step in range(first, total):
         epoch, place = divmod(step, per_epoch)
-        if place == 0:
+        if place == 0 or step == first:
             order = np.random.default_rng([seed, epoch]).permutation(count)
         yield [(epoch, int(row)) for row in order[place * size:(place + 1) * size]]

@@ -4,52 +4,51 @@
 are VOC's; masks are VOC's own where there is one, and SBD's, converted, elsewhere. Val keeps the official masks.
 """
 
-import io
-import tarfile
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Literal, Self
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from aepsl.data import voc
 from aepsl.data.archive import VOID, ArchiveWriter, encode_mask
 from aepsl.data.download import checksum_fault, fetch
+from aepsl.data.mat import read_mask_field
+from aepsl.data.tarball import TarFiles
 from aepsl.errors import AepslError, FaultList
 from aepsl.progress import progress
 
-HDF5 = b"\x89HDF\r\n\x1a\n"
-# What scipy raises on .mat files that are cut short or are none.
-MAT_FAULTS = (MatReadError, ValueError, TypeError, LookupError, OSError, EOFError, ArithmeticError, NotImplementedError, zlib.error)
+LARGEST_SUPPLEMENT = 4 << 30  # bytes of SBD's masks, which are held in memory
 
 
 @dataclass(frozen=True)
 class Published:
-    """An archive, where it is to be had, and its checksum."""
+    """An archive, where it is to be had, its checksum and its size in bytes."""
 
     name: str
     urls: tuple[str, ...]
     md5: str
+    size: int
 
 
 @dataclass(frozen=True)
 class Archives:
-    """The archives of the data set; tests put small ones in their place."""
+    """The archives of the data set; tests put small ones in their place. An address without TLS is the last resort: the MD5 is checked."""
 
     trainval: Published = Published(
         "VOCtrainval_11-May-2012.tar",
-        ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-         "http://pjreddie.com/media/files/VOCtrainval_11-May-2012.tar"), "6cd6e144f989b92b3379bac3b3de84fd")
+        ("https://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+         "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+         "https://pjreddie.com/media/files/VOCtrainval_11-May-2012.tar",
+         "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"), "6cd6e144f989b92b3379bac3b3de84fd", 1_999_639_040)
     test: Published = Published(  # the official one needs a login
-        "VOC2012test.tar", ("http://pjreddie.com/media/files/VOC2012test.tar",), "9065beb292b6c291fad82b2725749fda")
+        "VOC2012test.tar", ("https://pjreddie.com/media/files/VOC2012test.tar", "http://pjreddie.com/media/files/VOC2012test.tar"),
+        "9065beb292b6c291fad82b2725749fda", 1_850_626_560)
     sbd: Published = Published(
         "benchmark.tgz", ("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",),
-        "82b4d87ceb2ed10f6038a1cba92111cb")
+        "82b4d87ceb2ed10f6038a1cba92111cb", 1_419_539_633)
 
 
 def pack(out: Path, path: Path | None, *, cache: Path, train: Literal["trainaug", "train"], labels: Literal["xml", "masks"], test: bool,
@@ -126,7 +125,7 @@ def _locate(archive: Published, path: Path | None, cache: Path, mirrors: Sequenc
         if wrong := checksum_fault(own, md5=archive.md5):
             raise AepslError(f"{own}: {wrong}; copy the archive again, or move this file away to have it downloaded")
         return own
-    return fetch([*mirrors, *archive.urls], cache / archive.name, md5=archive.md5)
+    return fetch([*mirrors, *archive.urls], cache / archive.name, md5=archive.md5, size=archive.size)
 
 
 class _Devkit:
@@ -134,51 +133,48 @@ class _Devkit:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        try:
-            self._tar = tarfile.open(file, "r:")  # noqa: SIM115 (closed on exit)
-            self.members = {name: member for member in self._tar if member.isfile() and (name := _inside(member.name, "VOC2012"))}
-        except (tarfile.TarError, EOFError) as error:
-            raise AepslError(f"{file}: expected a complete tar archive, found {error}; delete it and run again") from None
+        self._tar = TarFiles(file, "VOC2012")
+        self.members = dict(self._tar)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tar.close()
+        self._tar.__exit__()
 
     def read(self, name: str) -> bytes:
-        if name not in self.members or (content := self._tar.extractfile(self.members[name])) is None:
+        if name not in self.members:
             raise AepslError(f"{self.file}: expected a member VOCdevkit/VOC2012/{name}, found none; is it the archive of VOC 2012?")
-        return content.read()
+        return self._tar.read(self.members[name])
 
     def split(self, name: str) -> list[str]:
-        return voc.parse_list(self.read(f"{voc.LISTS}/{name}.txt").decode("utf-8"))
+        return _ids(self.read(f"{voc.LISTS}/{name}.txt"), f"{self.file}: {voc.LISTS}/{name}.txt")
 
 
-def _inside(name: str, folder: str) -> str | None:
-    """The part of a member's name below a folder, or None."""
-    parts = PurePosixPath(name).parts
-    return "/".join(parts[parts.index(folder) + 1:]) if folder in parts else None
+def _ids(content: bytes, source: str) -> list[str]:
+    """The ids of a list, which become names of files in raw.zip."""
+    try:
+        ids = voc.parse_list(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise AepslError(f"{source}: expected UTF-8, found {error}; fetch the archive again") from None
+    if faults := [fault for identifier in ids if (fault := voc.id_fault(identifier))]:
+        raise FaultList(f"{source}: {len(faults)} line(s) are no ids; fetch the archive again", faults)
+    return ids
 
 
 def _read_sbd(file: Path) -> tuple[list[str], dict[str, bytes]]:
     """The ids of SBD's train and val lists, and the .mat file of every id. A .tgz can only be read from front to back."""
     lists: dict[str, list[str]] = {}
     masks: dict[str, bytes] = {}
-    try:
-        with tarfile.open(file, "r|gz") as tar:
-            for member in progress(tar, total=0, label="read SBD", unit="file"):
-                name = _inside(member.name, "dataset") or ""
-                if not member.isfile() or not (name in ("train.txt", "val.txt") or (name.startswith("cls/") and name.endswith(".mat"))):
-                    continue
-                content = tar.extractfile(member)
-                assert content is not None
-                if name.endswith(".txt"):
-                    lists[name] = voc.parse_list(content.read().decode("utf-8"))
-                else:
-                    masks[voc.stem(name.removeprefix("cls/"))] = content.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise AepslError(f"{file}: expected a complete .tgz archive, found {error}; delete it and run again") from None
+    held = 0
+    with TarFiles(file, "dataset") as tar:
+        for name, entry in progress(tar, total=0, label="read SBD", unit="file"):
+            if name in ("train.txt", "val.txt"):
+                lists[name] = _ids(tar.read(entry), f"{file}: dataset/{name}")
+            elif name.startswith("cls/") and name.endswith(".mat"):
+                masks[voc.stem(name.removeprefix("cls/"))] = content = tar.read(entry)
+                if (held := held + len(content)) > LARGEST_SUPPLEMENT:
+                    raise AepslError(f"{file}: expected masks of at most {LARGEST_SUPPLEMENT >> 30} GiB, found more; is it SBD's benchmark.tgz?")
     if missing := {"train.txt", "val.txt"} - set(lists):
         raise AepslError(f"{file}: expected dataset/train.txt and dataset/val.txt, found no {' and no '.join(sorted(missing))}; "
                          "is it SBD's benchmark.tgz?")
@@ -195,18 +191,7 @@ def read_sbd_mask(data: bytes) -> np.ndarray:
     ------
     ValueError : with expected and found: a file that is cut short, of MATLAB 7.3 (HDF5), or without such a mask.
     """
-    if HDF5 in data[:1024]:
-        raise ValueError("expected a MAT-file of version 5, found one of version 7.3 (HDF5); save it with -v7")
-    stream: Any = io.BytesIO(data)  # the stubs know paths only
-    try:
-        found = loadmat(stream, struct_as_record=False, variable_names=["GTcls"]).get("GTcls")
-    except MAT_FAULTS as error:
-        raise ValueError(f"expected a complete MAT-file of version 5, found a damaged or foreign one ({error})") from None
-    mask = getattr(found.flat[0], "Segmentation", None) if isinstance(found, np.ndarray) and found.size else None
-    if not isinstance(mask, np.ndarray):
-        raise ValueError("expected a struct GTcls with a field Segmentation, found none")
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ValueError(f"expected GTcls.Segmentation (H, W) uint8, found {mask.shape} {mask.dtype}")
+    mask = read_mask_field(data, "GTcls", "Segmentation")
     if strange := sorted(set(np.unique(mask).tolist()) - {0, VOID, *voc.MASK_VALUES.values()}):
         raise ValueError(f"expected classes 0 to {len(voc.CLASSES)} in GTcls.Segmentation, found {strange}")
-    return np.ascontiguousarray(mask)
+    return mask

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aepsl.networks.classifier import Classifier, Output, label_probabilities
 from aepsl.networks.grid import from_grid
-from aepsl.networks.trunks import normalise
+from aepsl.networks.trunks import as_input, resized
 
 
 def class_heatmaps(model: Classifier, image: np.ndarray, classes: Sequence[int], *, scales: Sequence[float], flip: bool,
@@ -27,14 +27,13 @@ def class_heatmaps(model: Classifier, image: np.ndarray, classes: Sequence[int],
     (K, H, W) float32.
     """
     height, width = image.shape[:2]
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
     total = torch.zeros(len(classes), height, width, device=device)
     rows = torch.tensor(list(classes), device=device) - 1
     with torch.inference_mode():
-        inputs = normalise(pixels, model.trunk.preprocessing)
+        inputs = as_input(image, model.trunk.preprocessing, device)
         for scale in scales:
-            size = max(1, round(height * scale)), max(1, round(width * scale))
-            scaled = inputs if size == (height, width) else F.interpolate(inputs, size, mode="bilinear", align_corners=False)
+            scaled = resized(inputs, scale)
+            size = scaled.shape[2], scaled.shape[3]
             for view in (scaled, scaled.flip(3)) if flip else (scaled,):
                 maps = from_grid(model.heatmaps(view.contiguous(memory_format=torch.channels_last))[:, rows], size, model.trunk.output_stride)
                 maps = maps.flip(3) if view is not scaled else maps
@@ -60,10 +59,8 @@ def normalise_heatmaps(heatmaps: np.ndarray, rule: str) -> np.ndarray:
 
 def confidences(model: Classifier, image: np.ndarray, *, scale: float, output: Output, device: torch.device) -> np.ndarray:
     """Class confidences p (C,) float32 of an image (H, W, 3) uint8 RGB resized by ``scale``: best the middle of the scales trained on."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
-    size = [max(1, round(side * scale)) for side in pixels.shape[2:]]
     with torch.inference_mode():
-        inputs = F.interpolate(normalise(pixels, model.trunk.preprocessing), size, mode="bilinear", align_corners=False)
+        inputs = resized(as_input(image, model.trunk.preprocessing, device), scale)
         logits = model(inputs.contiguous(memory_format=torch.channels_last))
         return label_probabilities(logits, output)[0].cpu().numpy()
 

@@ -25,12 +25,10 @@ class HeldOut:
 
     Attributes
     ----------
-    images : how many.
-    accuracy : share of them whose highest score is one of their classes.
+    accuracy : share of the images whose highest score is one of their classes.
     chance : the same share for always naming the class that most of them hold.
     """
 
-    images: int
     accuracy: float
     chance: float
 
@@ -47,7 +45,7 @@ def held_out_accuracy(model: Classifier, photographs: Iterable[np.ndarray], labe
     """
     right = [bool(own[confidences(model, image, scale=scale, output="softmax", device=device).argmax()])
              for image, own in zip(photographs, labels, strict=True)]
-    return HeldOut(len(right), float(np.mean(right)), float(labels.mean(0).max())) if right else None
+    return HeldOut(float(np.mean(right)), float(labels.mean(0).max())) if right else None
 
 
 @dataclass

@@ -9,7 +9,9 @@ import math
 from collections import OrderedDict
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -42,6 +44,19 @@ def normalise(images: Tensor, preprocessing: str) -> Tensor:
     shift = torch.tensor(mean, device=images.device).mul(255)[:, None, None]
     scaled = (images.float() - shift) / scale
     return scaled.flip(-3) if bgr else scaled
+
+
+def as_input(image: np.ndarray, preprocessing: str, device: torch.device) -> Tensor:
+    """An image (H, W, 3) uint8 RGB as a batch of one, (1, 3, H, W) float32, normalised."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
+    return normalise(pixels, preprocessing)
+
+
+def resized(inputs: Tensor, scale: float) -> Tensor:
+    """A batch (B, 3, H, W) resized bilinearly, sides rounded; itself where that changes nothing."""
+    before = inputs.shape[-2:]
+    size = [max(1, round(side * scale)) for side in before]
+    return inputs if size == list(before) else F.interpolate(inputs, size, mode="bilinear", align_corners=False)
 
 
 class Trunk(nn.Module):

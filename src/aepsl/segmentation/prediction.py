@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from aepsl.networks.classifier import Output, label_probabilities
 from aepsl.networks.grid import from_grid, to_grid
 from aepsl.networks.segmenter import Segmenter
-from aepsl.networks.trunks import normalise
+from aepsl.networks.trunks import as_input, resized
 
 
 def class_probabilities(model: Segmenter, image: np.ndarray, *, scales: Sequence[float], flip: bool, device: torch.device,
@@ -28,13 +28,12 @@ def class_probabilities(model: Segmenter, image: np.ndarray, *, scales: Sequence
     """
     height, width = image.shape[:2]
     stride = model.trunk.output_stride
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
     grids, confidences = [], []
     with torch.inference_mode():
-        inputs = normalise(pixels, model.trunk.preprocessing)
+        inputs = as_input(image, model.trunk.preprocessing, device)
         for scale in scales:
-            size = max(1, round(height * scale)), max(1, round(width * scale))
-            scaled = inputs if size == (height, width) else F.interpolate(inputs, size, mode="bilinear", align_corners=False)
+            scaled = resized(inputs, scale)
+            size = scaled.shape[2], scaled.shape[3]
             for mirrored in (False, True) if flip else (False,):
                 scores, class_scores = model((scaled.flip(3) if mirrored else scaled).contiguous(memory_format=torch.channels_last))
                 probabilities = scores.softmax(1)

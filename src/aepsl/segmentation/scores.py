@@ -7,7 +7,7 @@ import tokenize
 
 import numpy as np
 
-from aepsl.data.archive import ArchiveReader, ArchiveWriter, parse_json
+from aepsl.data.archive import ArchiveReader, parse_json
 from aepsl.errors import AepslError, shown
 
 GRID = "grid.json"
@@ -15,9 +15,9 @@ MOST_STRIDE = 256
 HEADER_FAULTS = (ValueError, EOFError, SyntaxError, RecursionError, MemoryError, TypeError, tokenize.TokenError)  # of the literal that a header is
 
 
-def write_grid(archive: ArchiveWriter, stride: int) -> None:
-    """Add the grid's stride in pixels."""
-    archive.add(GRID, json.dumps({"stride": stride}).encode())
+def encoded_grid(stride: int) -> dict[str, bytes]:
+    """The entry with the grid's stride in pixels."""
+    return {GRID: json.dumps({"stride": stride}).encode()}
 
 
 def read_stride(archive: ArchiveReader) -> int:
@@ -32,11 +32,11 @@ def read_stride(archive: ArchiveReader) -> int:
     return stride
 
 
-def write_scores(archive: ArchiveWriter, identifier: str, probabilities: np.ndarray) -> None:
-    """Add the probabilities (1+C, h, w) of one image; a prohibited class is a plane of zeros."""
+def encoded_scores(identifier: str, probabilities: np.ndarray) -> dict[str, bytes]:
+    """The entry with the probabilities (1+C, h, w) of one image; a prohibited class is a plane of zeros."""
     buffer = io.BytesIO()
     np.save(buffer, probabilities.astype(np.float16), allow_pickle=False)
-    archive.add(f"{identifier}.npy", buffer.getvalue())
+    return {f"{identifier}.npy": buffer.getvalue()}
 
 
 def read_scores(archive: ArchiveReader, identifier: str) -> np.ndarray:

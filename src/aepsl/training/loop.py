@@ -1,7 +1,7 @@
 """One training loop for every network.
 
-Order, augmentation and dropout depend on (seed, step) alone. A loss that is not finite stops the training and names
-the images of the batch.
+Order, augmentation and dropout depend on (seed, step) alone, so that an interrupted training goes on from a checkpoint as if nothing had
+been. A loss that is not finite stops the training and names the images of the batch.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from aepsl.data.samples import Samples, batches
 from aepsl.errors import AepslError
 from aepsl.params import Training
 from aepsl.progress import progress
+from aepsl.resume.interrupt import Interrupted, held
+from aepsl.training.checkpoints import Checkpoints
 from aepsl.training.optimiser import lr_factor, make_optimiser
 
 # (images (B, 3, H, W) uint8 on the device, labels (B, C) bool, mask (B, H, W) uint8 or None, share of the training done) → loss terms, to be summed
@@ -22,7 +24,7 @@ Terms = Callable[[Tensor, Tensor, Tensor | None, float], dict[str, Tensor]]
 
 
 def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples, terms: Terms, *, settings: Training, seed: int,
-          device: torch.device, workers: int = 0, label: str = "training") -> list[dict[str, float]]:
+          device: torch.device, workers: int = 0, checkpoints: Checkpoints | None = None, label: str = "training") -> list[dict[str, float]]:
     """Train in place and return the loss curve.
 
     Parameters
@@ -30,6 +32,7 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
     last_layer : the parameters that learn ``settings.last_layer_lr`` times faster.
     terms : the loss of a (micro-)batch as named terms; their sum is minimised, each a mean over the images.
     workers : processes that decode images; 0 = none. They do not change the result.
+    checkpoints : where an interrupted run may have left off, and this one is saved.
 
     Returns
     -------
@@ -44,24 +47,64 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
     model.train()
     if settings.batch_norm == "frozen":
         _freeze_batch_norm(model)
-    plan = list(batches(len(samples), settings.batch, total, seed=seed))
-    loader = DataLoader(samples, batch_sampler=plan, num_workers=workers, pin_memory=device.type == "cuda", persistent_workers=False,
-                        multiprocessing_context="fork" if workers else None)
     curve: list[dict[str, float]] = []
     sums: dict[str, float] = {}
-    for step, batch in enumerate(progress(loader, total=total, label=label, unit="batch")):
-        factor = lr_factor(step, total, schedule=settings.schedule, lr_steps=settings.lr_steps, per_unit=per_unit)
-        for group, lr in zip(optimiser.param_groups, base, strict=True):
-            group["lr"] = lr * factor
-        values = _step(model, optimiser, batch, terms, accumulate=settings.accumulate, device=device, seed=seed, step=step, done=step / total)
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value
-        if (step + 1) % per_epoch == 0 or step + 1 == total:
-            steps = step % per_epoch + 1
-            curve.append({"epoch": (step + 1) / per_epoch, "lr": settings.lr * factor} | {name: value / steps for name, value in sums.items()})
-            sums = {}
+    reached = 0
+    if checkpoints and (saved := checkpoints.latest()):
+        reached, curve, sums = saved["step"], saved["curve"], saved["sums"]
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+
+    def content() -> dict[str, Any]:
+        return {"curve": curve, "sums": sums, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
+
+    plan = list(batches(len(samples), settings.batch, total, seed=seed, first=reached))
+    loader = DataLoader(_Told(samples), batch_sampler=plan, collate_fn=_collate, num_workers=workers, pin_memory=device.type == "cuda",
+                        persistent_workers=False, multiprocessing_context="fork" if workers else None)
+    whole = True
+    try:
+        for step, batch in enumerate(progress(loader, total=total, done=reached, label=label, unit="step"), reached):
+            if isinstance(batch, AepslError):
+                raise batch
+            with held():
+                whole = False
+                factor = lr_factor(step, total, schedule=settings.schedule, lr_steps=settings.lr_steps, per_unit=per_unit)
+                for group, lr in zip(optimiser.param_groups, base, strict=True):
+                    group["lr"] = lr * factor
+                values = _step(model, optimiser, batch, terms, accumulate=settings.accumulate, device=device, seed=seed, step=step, done=step / total)
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                if (step + 1) % per_epoch == 0 or step + 1 == total:
+                    steps = step % per_epoch + 1
+                    means = {name: value / steps for name, value in sums.items()}
+                    curve.append({"epoch": (step + 1) / per_epoch, "lr": settings.lr * factor} | means)
+                    sums = {}
+                reached, whole = step + 1, True
+                if checkpoints:
+                    checkpoints.offer(reached, content)
+    except Interrupted:
+        if checkpoints and whole:
+            checkpoints.save(reached, content)
+        raise
     model.eval()
     return curve
+
+
+class _Told(Dataset[Any]):
+    """Samples whose explained errors are handed over as they are: out of a worker process an exception would come wrapped in a traceback."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        try:
+            return self._samples[key]
+        except AepslError as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    return next((sample for sample in samples if isinstance(sample, AepslError)), None) or default_collate(samples)
 
 
 def _step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: dict[str, Any], terms: Terms, *, accumulate: int,
@@ -92,12 +135,3 @@ def _freeze_batch_norm(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of ``compute.device``; ``auto`` takes CUDA, then Apple's, then the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise AepslError(f"compute.device: {name} asked for, but torch finds no CUDA device; use auto or cpu")
-    return torch.device(name)

@@ -1,0 +1,45 @@
+"""Inputs as DVC recorded them: a file that was damaged, exchanged or edited behind DVC's back is refused by name."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aepsl.errors import AepslError
+from aepsl.resume.state import md5
+
+# The same document several times faster, where libyaml is there.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def checked_md5(paths: Sequence[str]) -> dict[str, str | None]:
+    """MD5 of each input, None where it is missing, which its reader explains.
+
+    Under DVC, which has written down what every stage before this one made, each is compared with that. DVC itself looks at a file's size
+    and date alone, which bit rot does not change.
+
+    Raises
+    ------
+    AepslError : an input has other content.
+    """
+    found = {path: md5(Path(path)) for path in paths}
+    if "DVC_STAGE" not in os.environ:  # a stage started by hand may well read a file made by hand
+        return found
+    recorded = _recorded(Path("dvc.lock"))
+    for path, digest in found.items():
+        maker, expected = recorded.get(path, ("", digest))
+        if digest is not None and digest != expected:
+            raise AepslError(f"{path}: expected what {maker} made, md5 {expected} in dvc.lock, found md5 {digest}: damaged or exchanged since. "
+                             f"Run `rm {path} && dvc checkout {path}`, or `dvc repro --force {maker}` to make it again")
+    return found
+
+
+def _recorded(lock: Path) -> dict[str, tuple[str, str]]:
+    """Maker and MD5 of every output in dvc.lock; nothing if it cannot be read, which DVC itself complains about."""
+    try:
+        stages = yaml.load(lock.read_text(encoding="utf-8"), _Loader)["stages"]
+        return {out["path"]: (name, out["md5"]) for name, stage in stages.items() for out in stage.get("outs", ()) if "md5" in out}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        return {}

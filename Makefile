@@ -2,6 +2,7 @@
 # make test   environment + all tests
 # make validate ARCHIVE=my.tar.gz [IDS=test.txt]   an archive for the test server, made here or elsewhere
 # make lock [UPGRADE=1]                            requirements.lock anew from requirements.txt; versions stay unless UPGRADE
+# make faults        kills, full disks, damaged and hostile files and all else that can go wrong, in the long form, into docs/reliability.json
 # make audit [ADVISORIES=all.zip] [IGNORE=ID]      known vulnerabilities of the locked packages; with a copy of the database no network is needed
 # make clean         removes .venv and scratch/, but not scratch/state and scratch/downloads: work in progress, which `make clean-progress` removes
 # Needs git, a C++ compiler and Python 3.11 or 3.12; PYTHON=… names another interpreter.
@@ -13,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # An active environment of another project must not leak into the stages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: setup demo test lint bench validate lock audit ablation-rounds ablation-psl ablation-tables clean clean-progress
+.PHONY: setup demo test faults lint bench validate lock audit ablation-rounds ablation-psl ablation-tables clean clean-progress
 
 setup: .venv/ready
 
@@ -55,6 +56,12 @@ demo: setup
 
 test: setup
 	@python -m pytest
+
+faults: export AEPSL_RELIABILITY := $(CURDIR)/docs/reliability.json
+faults: setup
+	@rm -f "$$AEPSL_RELIABILITY"
+	@AEPSL_FAULTS=long python -m pytest tests/faults tests/security tests/sharing
+	@python -m benchmarks.checkpoints
 
 lint: setup
 	@ruff check .

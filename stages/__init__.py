@@ -19,9 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # Queued experiments run in a copy of the tree: its own package comes first, whatever is installed.
 sys.path.insert(0, str(ROOT / "src"))
 
+from aepsl.resume import interrupt  # noqa: E402
+
+if sys.argv[0] == "-m":  # a stage is being started: torch, which it imports next, takes seconds in which someone may change their mind
+    interrupt.install(quietly=True)
+
 from aepsl.errors import AepslError, explained  # noqa: E402
 from aepsl.params import Params, load_params  # noqa: E402
-from aepsl.resume import interrupt  # noqa: E402
 from aepsl.resume.inputs import checked_md5  # noqa: E402
 from aepsl.resume.state import alone, default_root, fingerprint, opened, sweep  # noqa: E402
 from aepsl.runtime import record  # noqa: E402
@@ -73,8 +77,12 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
             key = fingerprint({path: value_of(everything, path) for path in params}, checked_md5(read), imported())
             with opened(default_root(ROOT), label, key, every=everything.compute.save_every, checkout=ROOT) as state:
                 count = main(Declared(everything, params), everything.compute, state, **values)
-        record("metrics/runtime.csv", stage=label, seconds=time.perf_counter() - STARTED, count=count, unit=unit, resumed=state.resumed)
+        try:
+            record("metrics/runtime.csv", stage=label, seconds=time.perf_counter() - STARTED, count=count, unit=unit, resumed=state.resumed)
+        except OSError as error:  # the work is done, what it cost is only for reading
+            print(f"{label}: metrics/runtime.csv: cannot note what it cost ({error.strerror}); the stage itself is finished", file=sys.stderr)
     except interrupt.Interrupted as error:
+        interrupt.ignore()
         print(f"\n{label}: ended by {error}; run `dvc repro` again and it goes on", file=sys.stderr)
         sys.exit(128 + error.signum)
     except AepslError as error:
@@ -87,6 +95,8 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
                       "with params.yaml")
         print(f"\n{label}: {reason}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        interrupt.ignore()
 
 
 def value_of(params: Params, path: str) -> Any:
@@ -99,6 +109,6 @@ def value_of(params: Params, path: str) -> Any:
 
 def imported() -> list[Path]:
     """The files of this project that this process has imported: all of the code that can change its result."""
+    ours = tuple(f"{ROOT / folder}{os.sep}" for folder in ("src", "stages"))
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    return sorted(Path(file) for file in files if file and file.endswith(".py") and Path(file).is_relative_to(ROOT)
-                  and Path(file).relative_to(ROOT).parts[0] in ("src", "stages"))
+    return sorted(Path(file) for file in files if file and file.startswith(ours) and file.endswith(".py"))

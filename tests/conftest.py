@@ -64,12 +64,15 @@ class Checkout:
             group[key] = value
         (self / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
-    def call(self, *command: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the checkout with this interpreter first on the path, and nothing of this machine's settings."""
+    def environment(self) -> dict[str, str]:
+        """That of a command in the checkout: this interpreter first on the path, and nothing of this machine's settings."""
         here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
                 **{f"DVC_{kind}_DIR": str(self / f".settings/{kind}") for kind in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}}
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DVC", "GIT"))}
-        return subprocess.run(command, cwd=self.folder, input=text, env=inherited | here | environment, capture_output=True, text=True,
+        return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DVC", "GIT", "AEPSL"))} | here
+
+    def call(self, *command: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout."""
+        return subprocess.run(command, cwd=self.folder, input=text, env=self.environment() | environment, capture_output=True, text=True,
                               timeout=600, check=False)
 
     def stage(self, name: str, **options: str) -> subprocess.CompletedProcess[str]:

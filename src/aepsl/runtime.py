@@ -24,6 +24,8 @@ def record(path: str | os.PathLike[str], *, stage: str, seconds: float, count: i
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in target.parent.glob(f".{target.name}.*.tmp"):  # by a process that was killed: nobody else writes now
+            left.unlink()
         rows = _read(target) if target.exists() else {}
         rows[stage] = {"stage": stage, "seconds": f"{seconds:.1f}", "count": str(count), "unit": unit,
                        "per_second": f"{count / max(seconds, 1e-9):.1f}", "peak_memory_mib": str(peak_memory_mib()),

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -53,16 +54,28 @@ def publish(temporary: Path, target: Path) -> None:
         os.close(folder)
 
 
+@contextmanager
+def named(target: Path, temporary: Path) -> Iterator[None]:
+    """Let an error of the operating system name the file that was to be written: a failed write names none, a failed rename the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a small file by a temporary name, fsync and rename: readers see the old file or the new one."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        publish(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with named(target, temporary):
+        try:
+            temporary.write_bytes(content)
+            publish(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class ArchiveWriter:
@@ -76,7 +89,8 @@ class ArchiveWriter:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._zip = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_STORED)
+        with named(self.path, self._temporary):
+            self._zip = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_STORED)
         self._names: set[str] = set()
 
     def add(self, name: str, data: bytes) -> None:
@@ -87,7 +101,8 @@ class ArchiveWriter:
         info = zipfile.ZipInfo(name, EPOCH)
         info.create_system = 3  # the same header on every platform
         info.comment = _name_check(name)
-        self._zip.writestr(info, data)
+        with named(self.path, self._temporary):
+            self._zip.writestr(info, data)
 
     def update(self, entries: Mapping[str, bytes]) -> None:
         """Append several entries."""
@@ -98,12 +113,13 @@ class ArchiveWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self._zip.close()
-            if kind is None:
-                publish(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        with named(self.path, self._temporary):
+            try:
+                self._zip.close()
+                if kind is None:
+                    publish(self._temporary, self.path)
+            finally:
+                self._temporary.unlink(missing_ok=True)
 
 
 class ArchiveReader:

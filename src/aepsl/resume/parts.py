@@ -10,11 +10,11 @@ from pathlib import Path
 from aepsl.data.archive import ArchiveReader, ArchiveWriter
 from aepsl.progress import progress
 from aepsl.resume.interrupt import held
-from aepsl.resume.state import State, md5
+from aepsl.resume.state import State
 
 Entries = dict[str, bytes]  # what one image adds to an artefact: content by entry name
 MOST_BYTES = 1 << 26  # held in memory before they are saved, however recent
-_PART = re.compile(r"(\d+)-(\d+)-([0-9a-f]{32})\.zip")  # items from, up to, and the file's MD5, for a zip's table of contents has no checksum
+_PART = re.compile(r"(\d+)-(\d+)-([0-9a-f]{32})\.zip")  # items from, up to, and a seal
 
 
 def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: State, label: str, name: str = "results") -> Iterator[Entries]:
@@ -28,7 +28,7 @@ def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: S
     """
     folder = state.folder and state.folder / name
     done = 0
-    for entries in _kept(folder) if folder else ():
+    for entries in _kept(folder, name, state) if folder else ():
         done += 1
         yield entries
     if done:
@@ -41,7 +41,7 @@ def resumed(compute: Callable[[int], Iterator[Entries]], *, total: int, state: S
         nonlocal pending, done, size, last
         if pending and folder and state.folder:
             with state.saving():
-                _save(folder, done, pending)
+                _save(folder, name, state, done, pending)
         done += len(pending)
         pending, size, last = [], 0, time.monotonic()
 
@@ -68,12 +68,12 @@ def write_resumed(path: str | os.PathLike[str], compute: Callable[[int], Iterato
             archive.update(entries)
 
 
-def _kept(folder: Path) -> Iterator[Entries]:
+def _kept(folder: Path, name: str, state: State) -> Iterator[Entries]:
     """What the parts in the folder hold, without gaps from item 0 on; a damaged part and those behind it are dropped."""
     found = sorted((int(match[1]), int(match[2]), path) for path in folder.glob("*.zip") if (match := _PART.fullmatch(path.name)))
     reached = 0
     for place, (first, last, path) in enumerate(found):
-        if first != reached or md5(path) != path.stem.rpartition("-")[2]:
+        if first != reached or path.name != _name(path, name, state, first, last):
             print(f"{path}: what an interrupted run kept is damaged from item {reached} on, which is done again", file=sys.stderr, flush=True)
             for *_, rest in found[place:]:
                 rest.unlink()
@@ -81,16 +81,21 @@ def _kept(folder: Path) -> Iterator[Entries]:
         items: list[Entries] = [{} for _ in range(first, last)]
         part = ArchiveReader(path)
         for entry in part:
-            number, _, name = entry.partition("/")
-            items[int(number) - first][name] = part.read(entry)
+            number, _, inner = entry.partition("/")
+            items[int(number) - first][inner] = part.read(entry)
         yield from items
         reached = last
 
 
-def _save(folder: Path, first: int, items: Sequence[Entries]) -> None:
+def _save(folder: Path, name: str, state: State, first: int, items: Sequence[Entries]) -> None:
     path = folder / "part.zip"
     with ArchiveWriter(path) as part:
         for number, entries in enumerate(items, first):
             for entry, data in entries.items():
                 part.add(f"{number}/{entry}", data)
-    path.rename(folder / f"{first:08d}-{first + len(items):08d}-{md5(path)}.zip")
+    path.rename(folder / _name(path, name, state, first, first + len(items)))
+
+
+def _name(path: Path, name: str, state: State, first: int, last: int) -> str:
+    # A zip's own checksums leave out its table of contents, and know nothing of the run it is of.
+    return f"{first:08d}-{last:08d}-{state.seal(path.read_bytes(), f'{name} {first} {last}')}.zip"

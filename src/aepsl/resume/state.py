@@ -21,8 +21,9 @@ from typing import IO, Any
 
 from aepsl.data.archive import write_atomically
 from aepsl.errors import AepslError
+from aepsl.resume.interrupt import held
 
-ABOUT, LOCK = "about.json", "lock"
+ABOUT, LOCK, REMOVED = "about.json", "lock", ".removed"
 PACKAGES = ("joblib", "numpy", "pillow", "pydensecrf2", "scikit-image", "scipy", "torch", "torchvision")
 
 
@@ -34,11 +35,13 @@ class State:
     ----------
     folder : where it is kept; None = nowhere, an interruption loses everything.
     every : seconds between two savings; 0 = after every item or batch.
+    key : digest of what the result depends on.
     resumed : whether an interrupted run had left something that this one goes on from.
     """
 
     folder: Path | None
     every: float
+    key: str = ""
     resumed: bool = False
 
     @contextmanager
@@ -50,6 +53,12 @@ class State:
             print(f"{self.folder}: cannot keep what is done so far ({error.strerror or error}); the work goes on, but an interruption would lose it",
                   file=sys.stderr, flush=True)
             self.folder = None
+
+    def seal(self, content: bytes, place: str) -> str:
+        """MD5 of what is kept, whose it is and where in its work it belongs; part of its name, so that nothing damaged or foreign is believed."""
+        digest = hashlib.md5(f"{self.key} {place} ".encode(), usedforsecurity=False)
+        digest.update(content)
+        return digest.hexdigest()
 
 
 def default_root(checkout: Path) -> Path:
@@ -98,10 +107,12 @@ def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, chec
 
     Another checkout that shares ``root`` may be at the same work: each takes a folder that nobody is using.
     """
-    lock, folder = None, None
+    lock, folder, whole = None, None, _digest([stage, dict(key)])
     try:
+        for removed in root.glob(f".*{REMOVED}"):
+            shutil.rmtree(removed, ignore_errors=True)
         others = [left for left in leftovers(root) if left.stage == stage]
-        name = f"{stage}-{_digest([stage, dict(key)])}"
+        name = f"{stage}-{whole}"
         for folder in (root / name, *(root / f"{name}-{number}" for number in range(2, 100))):
             folder.mkdir(parents=True, exist_ok=True)
             if (lock := try_lock(folder / LOCK)) is not None:
@@ -118,12 +129,22 @@ def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, chec
               "AEPSL_STATE names another folder", file=sys.stderr, flush=True)
         folder = None
     try:
-        yield State(folder, every)
+        yield State(folder, every, whole)
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            with held():
+                remove(folder)
     finally:
         if lock is not None:
             lock.close()
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of state as a whole: a half-removed one would be taken for a damaged one."""
+    removed = folder.with_name(f".{folder.name}{REMOVED}")
+    with suppress(OSError):
+        folder.rename(removed)
+    for left in (removed, folder):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -147,11 +168,12 @@ def leftovers(root: Path) -> list[Leftover]:
     found = []
     for folder in root.iterdir() if root.is_dir() else ():
         try:
-            about = json.loads((folder / ABOUT).read_text())
-            lock = try_lock(folder / LOCK)
-            if lock is not None:
+            if (folder / LOCK).exists():
+                if (lock := try_lock(folder / LOCK)) is None:
+                    continue
                 lock.close()
-                found.append(Leftover(folder, about["stage"], about["checkout"], about["started"], about["key"]))
+            about = json.loads((folder / ABOUT).read_text())
+            found.append(Leftover(folder, about["stage"], about["checkout"], about["started"], about["key"]))
         except (OSError, ValueError, KeyError, TypeError):
             found.append(Leftover(folder, "unknown", "unknown", "unknown", {}))
     return sorted(found, key=lambda left: (left.started, left.folder))
@@ -200,12 +222,15 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def sweep(outputs: Iterable[str]) -> None:
-    """Remove temporary files that killed processes left beside the outputs, which are files or folders of files."""
+    """Remove temporary files that killed processes left beside the outputs, which are files or folders of files.
+
+    Who calls this is :func:`alone` with the files. A folder may be another stage's too: there the process that wrote must be gone.
+    """
     for output in map(Path, outputs):
         folder, pattern = (output, ".*.tmp") if output.is_dir() else (output.parent, f".{output.name}.*.tmp")
         for path in folder.glob(pattern):
             number = path.name.split(".")[-2]
-            if number.isdecimal() and not _alive(int(number)):
+            if number.isdecimal() and (folder != output or int(number) == os.getpid() or not _alive(int(number))):
                 path.unlink(missing_ok=True)
 
 

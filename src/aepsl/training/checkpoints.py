@@ -1,6 +1,5 @@
 """Checkpoints of a training: everything its next step depends on that (seed, step) does not give."""
 
-import hashlib
 import io
 import sys
 import time
@@ -12,7 +11,7 @@ import torch
 
 from aepsl.data.archive import write_atomically
 from aepsl.networks.tensors import load_tensors
-from aepsl.resume.state import State, md5
+from aepsl.resume.state import State
 
 COST = 0.01  # largest share of the time that may be spent on saving
 
@@ -37,8 +36,8 @@ class Checkpoints:
         """What the newest sound checkpoint holds, or None. What is damaged is removed."""
         for path in reversed(self._paths()):
             try:
-                if md5(path) != path.stem.rpartition("-")[2]:
-                    raise ValueError("not the MD5 that its name ends with")
+                if path.name != self._name(int(path.name.partition("-")[0]), path.read_bytes()):
+                    raise ValueError("another content than its name tells of")
                 content: dict[str, Any] = load_tensors(path)
             except (OSError, ValueError) as error:
                 print(f"{self._label}: a checkpoint is damaged, the one before it is taken ({path}: {error})", file=sys.stderr, flush=True)
@@ -62,12 +61,15 @@ class Checkpoints:
         with self._state.saving():
             buffer = io.BytesIO()
             torch.save({"step": step, **content()}, buffer)
-            digest = hashlib.md5(buffer.getbuffer(), usedforsecurity=False).hexdigest()
-            write_atomically(self._folder / f"{step:09d}-{digest}.pt", buffer.getvalue())
+            data = buffer.getvalue()
+            write_atomically(self._folder / self._name(step, data), data)
             for path in self._paths()[:-2]:
                 path.unlink()
         self._last = time.monotonic()
         self._cost = self._last - start
 
+    def _name(self, step: int, content: bytes) -> str:
+        return f"{step:09d}-{self._state.seal(content, f'training {step}')}.pt"
+
     def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob("*.pt")) if self._folder else []
+        return sorted(self._folder.glob("[0-9]*-*.pt")) if self._folder else []

@@ -63,7 +63,9 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
                         persistent_workers=False, multiprocessing_context="fork" if workers else None)
     whole = True
     try:
-        for step, batch in enumerate(progress(loader, total=total, done=reached, label=label, unit="step"), reached):
+        with held():  # torch does not bear an exception while it starts its workers
+            loaded = iter(loader)
+        for step, batch in enumerate(progress(loaded, total=total, done=reached, label=label, unit="step"), reached):
             if isinstance(batch, AepslError):
                 raise batch
             with held():

@@ -1,15 +1,15 @@
 """rounds: what every round gained, scored against the truth, beside what could be told without it; and how well the stop rule did."""
 
 import csv
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aepsl.data.archive import ArchiveReader
+from aepsl.data.archive import ArchiveReader, parse_json
 from aepsl.data.index import read_index
+from aepsl.errors import AepslError
 from aepsl.evaluation.confusion import evaluate_masks, mean_iou
 from aepsl.evaluation.mining import mined_rounds
 from aepsl.evaluation.tables import write_csv, write_metrics
@@ -31,8 +31,7 @@ def main(p: Any, compute: Compute, state: State, *, index: str, truth: str, mine
                                   below_outdoors=p.merge.background_below_outdoors)
     places = {identifier: row for row, identifier in enumerate(train.ids)}
     label = partial(label_of, places=places, index=train, mined=regions, saliency=ArchiveReader(saliency), background_below=below)
-    with Path(told).open(encoding="utf-8", newline="") as file:
-        rows: list[dict[str, Any]] = [{name: row[name] for name in TOLD} for row in csv.DictReader(file)]
+    rows, last_useful = read_stop(told, rule)
     scored = mined_rounds(train.ids, masks, regions, train.labels, rounds=len(rows), void_as=void_as, processes=compute.processes)
     for number, (row, scores) in enumerate(zip(rows, scored, strict=True), 1):
         counted = evaluate_masks(train.ids, masks, partial(label, rounds=number), len(train.classes), processes=compute.processes)
@@ -40,9 +39,19 @@ def main(p: Any, compute: Compute, state: State, *, index: str, truth: str, mine
                 "pseudo_label_miou": mean_iou(counted.matrix, void_as=void_as)[0]}
     write_csv(Path(out) / "rounds.csv", rows, (*TOLD, *SCORED))
     on = measured_on(everything, masks, "train", void_as=void_as, processes=compute.processes)
-    write_metrics(Path(out) / "rounds.json", {**against_oracle(rows, json.loads(Path(rule).read_text())["last_useful_round"]), **yardstick(on)},
-                  {**on, "merge": p.merge.model_dump()})
+    write_metrics(Path(out) / "rounds.json", {**against_oracle(rows, last_useful), **yardstick(on)}, {**on, "merge": p.merge.model_dump()})
     return len(train) * len(rows)
+
+
+def read_stop(told: str, rule: str) -> tuple[list[dict[str, Any]], int]:
+    """What stage stop wrote: a row per round, and the number of the last useful one."""
+    try:
+        with Path(told).open(encoding="utf-8", newline="") as file:
+            rows: list[dict[str, Any]] = [{name: row[name] for name in TOLD} for row in csv.DictReader(file)]
+        return rows, int(parse_json(Path(rule).read_bytes())["last_useful_round"])
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise AepslError(f"{told}, {rule}: expected what stage stop writes, found another content ({type(error).__name__}: {error}); "
+                         "run `dvc repro --force stop`") from error
 
 
 def label_of(identifier: str, *, places: dict[str, int], **where: Any) -> np.ndarray:

@@ -12,6 +12,8 @@ from PIL import Image
 
 from aepsl.data import voc
 from aepsl.data.archive import encode_mask
+from aepsl.errors import AepslError
+from stages.rounds import read_stop
 
 DOWNLOAD = {"out": "data/raw.zip"}
 PREPARE = {"raw": "data/raw.zip", "images": "data/images.zip", "truth": "data/truth.zip", "index": "data/index.csv",
@@ -222,3 +224,11 @@ def test_a_missing_crf_package_is_found_before_training(checkout) -> None:
     refused(work, "start", START, "refine.crf: expected the package pydensecrf", "pip install pydensecrf2", "set refine.crf to none")
     work.set({"refine.crf": "none"})
     accepted(work, "start", START)
+
+
+@pytest.mark.parametrize(("table", "summary"), [("round,final_loss\nr1,0.5\n", '{"last_useful_round": 1}'), ("", "{"), ("", "[1]"), ("", '{"rounds": 1}')])
+def test_what_stop_did_not_write_is_refused_by_rounds(tmp_path: Path, table: str, summary: str) -> None:
+    (tmp_path / "stop.csv").write_text(table)
+    (tmp_path / "stop.json").write_text(summary)
+    with pytest.raises(AepslError, match=r"stop\.csv, .*stop\.json: expected what stage stop writes, found .* run `dvc repro --force stop`"):
+        read_stop(str(tmp_path / "stop.csv"), str(tmp_path / "stop.json"))

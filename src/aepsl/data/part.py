@@ -45,7 +45,7 @@ class Part:
 
     def __enter__(self) -> Self:
         self._file = _locked(self.path)
-        with suppress(OSError, ValueError, TypeError):
+        with suppress(OSError, ValueError, TypeError, RecursionError):
             self._note = Note(**json.loads(self._memo.read_bytes()))
         if not self._checksum or self._note is None or self._note.checksum != self._checksum:
             self.clear()

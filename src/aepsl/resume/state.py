@@ -178,7 +178,7 @@ def leftovers(root: Path) -> list[Leftover]:
                 lock.close()
             about = json.loads((folder / ABOUT).read_text())
             found.append(Leftover(folder, about["stage"], about["checkout"], about["started"], about["key"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             found.append(Leftover(folder, "unknown", "unknown", "unknown", {}))
     return sorted(found, key=lambda left: (left.started, left.folder))
 

@@ -226,7 +226,8 @@ def test_a_missing_crf_package_is_found_before_training(checkout) -> None:
     accepted(work, "start", START)
 
 
-@pytest.mark.parametrize(("table", "summary"), [("round,final_loss\nr1,0.5\n", '{"last_useful_round": 1}'), ("", "{"), ("", "[1]"), ("", '{"rounds": 1}')])
+@pytest.mark.parametrize(("table", "summary"), [
+    ("round,final_loss\nr1,0.5\n", '{"last_useful_round": 1}'), ("", "{"), ("", "[1]"), ("", '{"rounds": 1}')])
 def test_what_stop_did_not_write_is_refused_by_rounds(tmp_path: Path, table: str, summary: str) -> None:
     (tmp_path / "stop.csv").write_text(table)
     (tmp_path / "stop.json").write_text(summary)

@@ -25,7 +25,7 @@ ALIKE = {"data/mined/r0.zip": "data/mined/r1.zip", "data/mined/r1.zip": "data/mi
          "models/classifier/r2.pt": "models/segmenter/s1.pt", "models/segmenter/s1.pt": "models/segmenter/s2.pt",
          "models/segmenter/s2.pt": "models/classifier/r1.pt", "data/images.zip": "data/truth.zip", "data/truth.zip": "data/labels/s1.zip",
          "data/predictions.zip": "data/truth.zip", "data/scores.zip": "data/predictions.zip", "data/raw.zip": "data/images.zip",
-         "data/weights/classify.pth": "data/weights/segment.pth", "data/weights/segment.pth": "models/classifier/r1.pt",
+         "data/weights/classify.pth": "models/classifier/r2.pt", "data/weights/segment.pth": "models/classifier/r1.pt",
          "data/index.csv": "data/mean_pixel.json", "data/mean_pixel.json": "data/index.csv", "metrics/stop.csv": "data/index.csv",
          "metrics/stop.json": "data/mean_pixel.json"}
 
@@ -126,7 +126,8 @@ BY_IMAGE = ("saliency", "mine@r2", "merge", "relabel@s2", "predict", "refine")
 def interrupted(bench: Bench, job: Job) -> list[Path]:
     """Run a stage until it has saved most of its work and kill it there: what it saved, oldest first."""
     steps = bench.steps[job.name]
-    state = [number for number, step in enumerate(steps, 1) if STATE in step.path and step.event == "os.rename"]
+    state = [number for number, step in enumerate(steps, 1)
+             if STATE in step.path and step.event == "os.rename" and step.path.endswith((".tmp", "part.zip")) and "about.json" not in step.path]
     bench.reset(job)
     run = bench.start(job, inject=[("die_at_step", {"step": state[-1] + 1, "number": signal.SIGKILL})])
     assert run.wait() == -signal.SIGKILL, run.said

@@ -15,6 +15,15 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TRACKED = ("dvc.yaml", "params.yaml", "stages", "src", ".dvc/config", ".dvcignore", ".gitignore")
+# The whole method on a handful of images.
+TINY: dict[str, Any] = {
+    "rounds": {"r1": "r0", "r2": "r1"}, "last_round": "r2", "passes": ["s1", "s2"], "relabels": {"s2": "s1"}, "last_pass": "s2",
+    "data.shapes": {"seed": 1, "train": 12, "val": 6, "size": 64},
+    "saliency.size": 64,
+    **{f"{stage}.{key}": value for stage in ("classify", "segment")
+       for key, value in (("network.width", 0.1), ("training.length", 1.0), ("training.batch", 4), ("training.crop", 49))},
+    "classify.held_out": 0.25, "classify.further_rounds.start": "previous", "mine.further_rounds.confident_share": 0.5, "segment.start": "classifier",
+    "refine.custom.iterations": 2, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1, "save_every": 60.0}}
 # Imports are most of what so small a stage costs: run many in one process, exactly as `python -m stages.x …` would.
 MANY_STAGES = """
 import json, runpy, sys
@@ -28,6 +37,7 @@ class Checkout:
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
         self.folder = folder
+        self.owner: dict[str, str] = {}  # variables of whoever works in it, such as HOME
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
         for name in TRACKED:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -40,9 +50,13 @@ class Checkout:
 
     def copy(self, folder: Path) -> "Checkout":
         """Another checkout with everything in it, artefacts and DVC's cache too."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return self.at(folder)
+
+    def at(self, folder: Path) -> "Checkout":
+        """The same helpers for a checkout of the same owner that lies in another folder."""
         twin = copy.copy(self)
         twin.folder = folder
-        shutil.copytree(self.folder, folder, symlinks=True)
         return twin
 
     def __truediv__(self, name: str) -> Path:
@@ -68,7 +82,8 @@ class Checkout:
         """That of a command in the checkout: this interpreter first on the path, and nothing of this machine's settings."""
         here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
                 **{f"DVC_{kind}_DIR": str(self / f".settings/{kind}") for kind in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}}
-        return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DVC", "GIT", "AEPSL"))} | here
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DVC", "GIT", "AEPSL"))}
+        return inherited | here | self.owner
 
     def call(self, *command: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the checkout."""
@@ -86,12 +101,60 @@ class Checkout:
         return self.call("python", "-c", MANY_STAGES, text=json.dumps([command.split()[2:] for command in commands]), **environment)
 
 
+def succeed(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def running(output: str) -> list[str]:
+    """The stages that DVC says it runs, in order."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def lock(work: Checkout) -> dict[str, Any]:
+    """The stages of a checkout's dvc.lock."""
+    stages: dict[str, Any] = yaml.safe_load((work / "dvc.lock").read_text())["stages"]
+    return stages
+
+
+def commands(work: Checkout, *names: str) -> list[str]:
+    """The commands of the named stages, or of all, in an order in which every input is there before it is read."""
+    stages = lock(work)
+    made_by = {out["path"]: name for name, stage in stages.items() for out in stage["outs"]}
+    order: list[str] = []
+
+    def visit(name: str) -> None:
+        for dep in stages[name].get("deps", ()):
+            if dep["path"] in made_by:
+                visit(made_by[dep["path"]])
+        if name not in order:
+            order.append(name)
+
+    for name in sorted(stages):
+        visit(name)
+    return [stages[name]["cmd"] for name in order if not names or name in names]
+
+
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
     """``checkout({dotted parameter: value, …})``: a fresh :class:`Checkout` of the shapes preset with these parameters changed."""
     def make(parameters: Mapping[str, Any]) -> Checkout:
         return Checkout(tmp_path_factory.mktemp("checkout"), parameters)
     return make
+
+
+@pytest.fixture(scope="session")
+def first_run(checkout) -> tuple[Checkout, list[str]]:
+    """A checkout in which ``dvc repro`` has run, and the stages in the order it ran them."""
+    work = checkout(TINY)
+    succeed(work.call("git", "init", "--quiet"))
+    return work, running(succeed(work.call("python", "-m", "dvc", "repro")))
+
+
+@pytest.fixture(scope="session")
+def finished(first_run) -> Checkout:
+    """The checkout in which all has run; tests read it, or copy it and change the copy."""
+    return first_run[0]
 
 
 @pytest.fixture(scope="session")

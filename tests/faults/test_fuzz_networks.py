@@ -24,7 +24,7 @@ from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import build_trunk
 from aepsl.networks.weights import StartingWeights, load_into, load_weights, save_weights, starting_weights
 from aepsl.params import Network
-from aepsl.segmentation.scores import read_scores, write_scores
+from aepsl.segmentation.scores import encoded_scores, read_scores
 from tests.faults.fuzzing import LONG, TEXTS, TOKENS, fuzz, mutated, paths_of
 
 CPU = torch.device("cpu")
@@ -255,11 +255,7 @@ HEADERS = [f"{{'descr': {kind!r}, 'fortran_order': {order}, 'shape': {shape}, }}
 def test_scores(tmp_path: Path) -> None:
     path = tmp_path / "scores.zip"
     values = np.linspace(0, 1, 12, dtype=np.float16).reshape(3, 2, 2)
-    samples = []
-    for array in (values, np.asfortranarray(values)):
-        with ArchiveWriter(path) as archive:
-            write_scores(archive, "a", array)
-        samples.append(ArchiveReader(path).read("a.npy"))
+    samples = [encoded_scores("a", array)["a.npy"] for array in (values, np.asfortranarray(values))]
     buffer = io.BytesIO()
     np.savez(buffer, values)
     extra = [npy(header) for header in HEADERS] + [buffer.getvalue(), npy("(" * 5000), npy("[" * 90), npy("{'descr': " + "9" * 5000 + "}"),

@@ -22,7 +22,7 @@ SIZE = (40, 30)
 
 def files_of(work: Any) -> dict[str, bytes]:
     return {path.relative_to(work.folder).as_posix(): path.read_bytes()
-            for path in work.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+            for path in work.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".lock"}
 
 
 def refused(work: Any, stage: str, options: dict[str, str], *said: str) -> str:

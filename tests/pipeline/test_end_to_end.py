@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import shutil
-import subprocess
 import tarfile
 import zipfile
 from itertools import chain
@@ -13,76 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices
 from aepsl.data.index import read_index
 from aepsl.evaluation.truth import truth_digest
+from tests.conftest import TINY, commands, lock, running, succeed
 
-TINY: dict[str, Any] = {
-    "rounds": {"r1": "r0", "r2": "r1"}, "last_round": "r2", "passes": ["s1", "s2"], "relabels": {"s2": "s1"}, "last_pass": "s2",
-    "data.shapes": {"seed": 1, "train": 12, "val": 6, "size": 64},
-    "saliency.size": 64,
-    **{f"{stage}.{key}": value for stage in ("classify", "segment")
-       for key, value in (("network.width", 0.1), ("training.length", 1.0), ("training.batch", 4), ("training.crop", 49))},
-    "classify.held_out": 0.25, "classify.further_rounds.start": "previous", "mine.further_rounds.confident_share": 0.5, "segment.start": "classifier",
-    "refine.custom.iterations": 2, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1, "save_every": 60.0}}
 LABELLING = {"download", "prepare", "weights", "saliency", "start", "classify@r1", "mine@r1", "classify@r2", "mine@r2"}
 LEARNING = {"merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine", "export"}
 SCORING = {"evaluate", "rounds", "oracle", "gallery"}
-
-
-def succeed(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def running(output: str) -> list[str]:
-    """The stages that DVC says it runs, in order."""
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-
-
-@pytest.fixture(scope="module")
-def first_run(checkout) -> tuple[Any, list[str]]:
-    """A checkout in which ``dvc repro`` has run, and the stages in the order it ran them."""
-    work = checkout(TINY)
-    succeed(work.call("git", "init", "--quiet"))
-    return work, running(succeed(work.call("python", "-m", "dvc", "repro")))
-
-
-@pytest.fixture(scope="module")
-def finished(first_run):
-    """The checkout in which all has run; tests read it, or copy it and change the copy."""
-    return first_run[0]
 
 
 @pytest.fixture
 def changed(finished, tmp_path):
     """A copy of the finished checkout, to be changed."""
     return finished.copy(tmp_path / "changed")
-
-
-def lock(work: Any) -> dict[str, Any]:
-    stages: dict[str, Any] = yaml.safe_load((work / "dvc.lock").read_text())["stages"]
-    return stages
-
-
-def commands(work: Any, *names: str) -> list[str]:
-    """The commands of the named stages, or of all, in an order in which every input is there before it is read."""
-    stages = lock(work)
-    made_by = {out["path"]: name for name, stage in stages.items() for out in stage["outs"]}
-    order: list[str] = []
-
-    def visit(name: str) -> None:
-        for dep in stages[name].get("deps", ()):
-            if dep["path"] in made_by:
-                visit(made_by[dep["path"]])
-        if name not in order:
-            order.append(name)
-
-    for name in sorted(stages):
-        visit(name)
-    return [stages[name]["cmd"] for name in order if not names or name in names]
 
 
 def read_json(work: Any, name: str) -> dict[str, Any]:

@@ -53,6 +53,12 @@ def test_a_stage_started_by_hand_may_read_a_file_made_by_hand(checkout: Path, mo
     assert set(checked_md5(["data/index.csv"])) == {"data/index.csv"}
 
 
+def test_a_checksum_that_looks_like_a_number_is_a_checksum(checkout: Path) -> None:
+    (checkout / "dvc.lock").write_text(LOCK.replace(HELLO, "00000000000000000000000000000012"))
+    with pytest.raises(AepslError, match="md5 00000000000000000000000000000012 in"):
+        checked_md5(["data/index.csv"])
+
+
 @pytest.mark.parametrize("lock", [None, "", "stages: [", "stages: {a: {outs: [1]}}", "a: b", "\x00", "<<<<<<< HEAD\nstages: {}\n"])
 def test_an_unreadable_lock_file_is_left_to_dvc(checkout: Path, lock: str | None) -> None:
     (checkout / "dvc.lock").unlink()

@@ -88,6 +88,16 @@ def test_an_interrupted_run_is_found_again_and_a_finished_one_leaves_nothing(tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_fails_before_it_has_saved_anything_leaves_nothing(tmp_path: Path) -> None:
+    def run() -> None:
+        with opened(tmp_path, "mine@r1", KEY, every=1, checkout=Path("/here")):
+            raise AepslError("a fault in the input")
+
+    with pytest.raises(AepslError):
+        run()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("part", KEY)
 def test_a_run_of_other_parameters_inputs_code_or_versions_starts_afresh_and_says_why(tmp_path: Path, part: str,
                                                                                      capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,8 @@ import yaml
 from aepsl.errors import AepslError
 from aepsl.resume.state import md5
 
-# The same document several times faster, where libyaml is there.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Every value as text, for a checksum may look like a number; and several times faster, where libyaml is there.
+_Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 def checked_md5(paths: Sequence[str]) -> dict[str, str | None]:
@@ -39,7 +39,7 @@ def checked_md5(paths: Sequence[str]) -> dict[str, str | None]:
 def _recorded(lock: Path) -> dict[str, tuple[str, str]]:
     """Maker and MD5 of every output in dvc.lock; nothing if it cannot be read, which DVC itself complains about."""
     try:
-        stages = yaml.load(lock.read_text(encoding="utf-8"), _Loader)["stages"]
+        stages = _Loader(lock.read_text(encoding="utf-8")).get_single_data()["stages"]
         return {out["path"]: (name, out["md5"]) for name, stage in stages.items() for out in stage.get("outs", ()) if "md5" in out}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, AttributeError):
         return {}

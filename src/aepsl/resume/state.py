@@ -97,7 +97,7 @@ def _digest(content: Any) -> str:
 
 @contextmanager
 def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, checkout: Path) -> Iterator[State]:
-    """The state of a run, kept under ``root`` until the block is left without an exception.
+    """The state of a run, kept under ``root`` until the block is left without an exception, or with one but nothing saved.
 
     Parameters
     ----------
@@ -128,12 +128,16 @@ def opened(root: Path, stage: str, key: Mapping[str, str], *, every: float, chec
         print(f"{root}: cannot keep the state of this run there ({error.strerror or error}); an interruption would lose all it did. "
               "AEPSL_STATE names another folder", file=sys.stderr, flush=True)
         folder = None
+    kept = False
     try:
         yield State(folder, every, whole)
-        if folder is not None:
+    except BaseException:
+        kept = folder is not None and any(path.name not in (ABOUT, LOCK) for path in folder.rglob("*"))
+        raise
+    finally:
+        if folder is not None and not kept:
             with held():
                 remove(folder)
-    finally:
         if lock is not None:
             lock.close()
 

@@ -71,6 +71,18 @@ def die_at_step(step: int, number: int) -> None:
     steps(act)
 
 
+def die_after_renames(times: int, folder: str, marks: list[str], number: int) -> None:
+    """Send this process the signal once so many files under ``folder`` with these marks in their paths have got their names."""
+    renamed = 0
+
+    def act(count: int, event: str, path: str) -> None:
+        nonlocal renamed
+        if renamed == times:
+            os.kill(os.getpid(), number)
+        renamed += event == "os.rename" and folder in path and all(mark in path for mark in marks)
+    steps(act)
+
+
 def lose_power_at_step(step: int, number: int) -> None:
     """Kill this process before its ``step``-th step and tear what no fsync had brought to the disk: every such file loses its second half."""
     begin = time.time_ns()

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 HERE = Path(__file__).resolve()
 IMPORTS = """numpy torch torch.utils.data torchvision.models PIL.Image PIL.ImageDraw PIL.ImageFilter pydantic.main pydantic.fields
 pydantic.functional_validators pydantic.plugin._loader yaml joblib tqdm scipy.cluster.vq scipy.io scipy.ndimage scipy.sparse.csgraph
-scipy.sparse.linalg skimage.color skimage.segmentation.slic_superpixels pandas zipfile tarfile urllib.request xml.etree.ElementTree"""
+scipy.sparse.linalg skimage.color skimage.segmentation.slic_superpixels zipfile tarfile urllib.request xml.etree.ElementTree"""
 # A fault to put a run under: the name of a function of injections.py, and its arguments.
 Injection = tuple[str, dict[str, Any]]
 

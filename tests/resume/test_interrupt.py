@@ -92,3 +92,22 @@ print(os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM)
 def test_a_forked_worker_leaves_ctrl_c_to_its_parent_and_ends_quietly_when_told_to() -> None:
     result = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("True\nTrue\n", "")
+
+
+IGNORING = """
+import os, signal
+from aepsl.resume import interrupt
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+interrupt.install()
+os.kill(os.getpid(), signal.SIGINT)
+print("at work")
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except interrupt.Interrupted as error:
+    print(error)
+"""
+
+
+def test_a_background_job_is_not_met_by_ctrl_c() -> None:
+    result = subprocess.run([sys.executable, "-c", IGNORING], capture_output=True, text=True, check=True)
+    assert result.stdout == "at work\nSIGTERM\n"

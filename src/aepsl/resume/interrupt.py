@@ -27,6 +27,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def install(*, quietly: bool = False) -> None:
     """From now on SIGINT and SIGTERM raise :class:`Interrupted` in the main thread of this process.
 
+    One that is ignored stays so: a shell starts background jobs in this way, whom Ctrl-C does not concern.
+
     Parameters
     ----------
     quietly : they end the process with one line instead, for as long as it has begun nothing.
@@ -34,7 +36,8 @@ def install(*, quietly: bool = False) -> None:
     global _main, _quietly, _raised
     _main, _quietly, _raised = os.getpid(), quietly, 0
     for signum in SIGNALS:
-        signal.signal(signum, _receive)
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _receive)
 
 
 def ignore() -> None:

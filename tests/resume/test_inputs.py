@@ -38,7 +38,8 @@ def test_an_input_as_recorded_is_taken_and_so_is_one_that_no_stage_made(checkout
 def test_a_changed_input_is_refused_by_name_with_its_maker_and_the_way_out(checkout: Path) -> None:
     (checkout / "data/index.csv").write_bytes(b"hellp")
     with pytest.raises(AepslError, match=rf"data/index\.csv: expected what prepare made, md5 {HELLO} in dvc\.lock, found md5 .* "
-                                         r"`rm data/index\.csv && dvc checkout data/index\.csv`, or `dvc repro --force prepare`"):
+                                         r"`rm data/index\.csv && dvc checkout data/index\.csv`\. If the same comes back, .* delete "
+                                         rf"files/md5/{HELLO[:2]}/{HELLO[2:]} in .* `dvc pull data/index\.csv` or `dvc repro --force prepare`"):
         checked_md5(["data/index.csv"])
 
 

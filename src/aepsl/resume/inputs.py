@@ -29,8 +29,10 @@ def checked_md5(paths: Sequence[str]) -> dict[str, str | None]:
         return found
     recorded = _recorded(Path("dvc.lock"))
     for path, digest in found.items():
-        maker, expected = recorded.get(path, ("", digest))
-        if digest is not None and digest != expected:
+        if digest is None or path not in recorded:
+            continue
+        maker, expected = recorded[path]
+        if digest != expected:
             raise AepslError(f"{path}: expected what {maker} made, md5 {expected} in dvc.lock, found md5 {digest}: damaged or exchanged since. "
                              f"Run `rm {path} && dvc checkout {path}`. If the same comes back, the copy in DVC's cache is damaged too: delete "
                              f"files/md5/{expected[:2]}/{expected[2:]} in the folder that `dvc cache dir` names, then `dvc pull {path}` or "

@@ -98,7 +98,7 @@ def fuzz(target: str, inputs: st.SearchStrategy[Any], judge: Callable[[Any], boo
         counts |= in_child(campaign, counts, isolated)
     assert counts["tried"] == counts["explained"] + counts["accepted"] >= short // 2
     if LONG:
-        record("fuzz", {target: counts})
+        record("fuzz_targets", {target: counts}, totals="fuzz")
     return counts
 
 

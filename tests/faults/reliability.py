@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
-def record(section: str, values: dict[str, Any] | float) -> None:
-    """Merge ``values`` into a section of the file that AEPSL_RELIABILITY names, or set it to one number; without the variable nothing happens."""
+def record(section: str, values: dict[str, Any] | float, *, totals: str = "") -> None:
+    """Merge ``values`` into a section of the file that AEPSL_RELIABILITY names, or set it to one number; without the variable nothing happens.
+
+    ``totals`` names a second section, the sums over all parts of the first.
+    """
     name = os.environ.get("AEPSL_RELIABILITY")
     if not name:
         return
@@ -20,5 +23,8 @@ def record(section: str, values: dict[str, Any] | float) -> None:
         text = file.read()
         content: dict[str, Any] = json.loads(text) if text else {}
         content[section] = {**content.get(section, {}), **values} if isinstance(values, dict) else values
+        if totals:
+            parts = content[section].values()
+            content[totals] = {name: sum(part[name] for part in parts) for name in next(iter(parts))}
         file.truncate(0)
         file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -100,7 +100,7 @@ def test_a_signal_to_all_processes_ends_a_stage_and_its_workers_in_one_line(benc
 # ---- memory
 
 
-@pytest.mark.parametrize("name", ["saliency", "segment@s1", "predict", "refine"])
+@pytest.mark.parametrize("name", ["saliency", "segment@s1", "predict", "refine"] if LONG else ["segment@s1", "predict"])
 def test_memory_that_runs_out_is_explained_and_a_rerun_goes_on(bench: Bench, name: str) -> None:
     job = bench.reset(bench.jobs[name])
     run = bench.start(job, inject=[("memory_runs_out", {"after": 4})])
@@ -110,7 +110,7 @@ def test_memory_that_runs_out_is_explained_and_a_rerun_goes_on(bench: Bench, nam
     assert "goes on" in bench.succeeds_again(job).said
 
 
-@pytest.mark.parametrize("name", ["classify@r1", "refine"])
+@pytest.mark.parametrize("name", ["classify@r1", "refine"] if LONG else ["refine"])
 @pytest.mark.parametrize("room", [1 << 20, 8 << 20, 24 << 20] if LONG else [1 << 20])
 def test_a_limit_of_memory_is_explained(bench: Bench, name: str, room: int) -> None:
     job = bench.reset(bench.jobs[name])

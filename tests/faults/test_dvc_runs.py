@@ -19,7 +19,8 @@ from tests.faults.reliability import record
 from tests.faults.warm import living
 
 LONG = os.environ.get("AEPSL_FAULTS") == "long"
-TORN = "Unable to read RWLock-file"  # DVC rewrites this file in place: a kill at that moment leaves it empty
+# DVC rewrites these two files in place: a kill at that moment leaves them empty, and this is what the next run says.
+TORN = (TORN_LOCKS, TORN_RECORD) = ("Unable to read RWLock-file", "dvc.lock' validation failed")
 TARGET = "refine" if LONG else "predict"
 CHAIN = ("predict", "refine") if LONG else ("predict",)  # what is run to reproduce it, as it is asked for otherwise
 OTHERWISE: dict[str, Any] = {"predict.scales": [1.0, 0.75]}
@@ -76,10 +77,13 @@ class Project:
         """`dvc repro` to its end, which must be a good one with the right bytes."""
         started = self.repro()
         said, _ = started.communicate(timeout=300)
-        if TORN in said:
-            (self.work / ".dvc/tmp/rwlock").unlink()  # as docs/reliability.md says
+        if torn := [words for words in TORN if words in said]:  # what docs/reliability.md says of each
+            if torn == [TORN_LOCKS]:
+                (self.work / ".dvc/tmp/rwlock").unlink()
+            else:
+                (self.work / "dvc.lock").write_bytes(self.lock)
             started = self.repro()
-            said = f"{TORN}\n{started.communicate(timeout=300)[0]}"
+            said = f"{torn[0]}\n{started.communicate(timeout=300)[0]}"
         assert started.returncode == 0, said
         assert {path: digest(self.work / path) for path in self.wanted} == self.wanted, said
         assert not list((self.work / STATE).glob("*"))
@@ -123,7 +127,8 @@ def test_dvc_and_all_it_started_killed_at_a_random_moment(project: Project, numb
         running.communicate(timeout=120)
         assert gone(running.pid, patience=30)
     said = project.finish()
-    found = "the same bytes, once .dvc/tmp/rwlock was removed" if TORN in said else "the same bytes"
+    torn = [words for words in TORN if words in said]
+    found = f"the same bytes, once what DVC had left was mended: {torn[0]}" if torn else "the same bytes"
     record("dvc_kills", {f"{number}: " + ", ".join(signum.name for signum in signals): found})
 
 
@@ -132,8 +137,17 @@ def test_a_table_of_locks_that_a_kill_left_empty_is_named_by_dvc_and_removing_it
     broken = project.repro()
     said, _ = broken.communicate(timeout=300)
     assert broken.returncode != 0
-    assert f"{TORN} '.dvc/tmp/rwlock'" in said
-    assert TORN in project.finish()
+    assert f"{TORN_LOCKS} '.dvc/tmp/rwlock'" in said
+    assert TORN_LOCKS in project.finish()
+
+
+def test_a_record_that_a_kill_left_empty_is_named_by_dvc_and_restoring_it_mends(project: Project) -> None:
+    (project.work / "dvc.lock").write_text("")
+    broken = project.repro()
+    said, _ = broken.communicate(timeout=300)
+    assert broken.returncode != 0
+    assert TORN_RECORD in said
+    assert TORN_RECORD in project.finish()
 
 
 def test_dvc_killed_alone_leaves_its_stage_at_work_and_the_next_run_says_so(project: Project) -> None:

@@ -26,7 +26,9 @@ TINY: dict[str, Any] = {
     **{f"{stage}.{key}": value for stage in ("classify", "segment")
        for key, value in (("network.width", 0.1), ("training.length", 1.0), ("training.batch", 4), ("training.crop", 49))},
     "classify.held_out": 0.25, "classify.further_rounds.start": "previous", "mine.further_rounds.confident_share": 0.5, "segment.start": "classifier",
-    "refine.custom.iterations": 2, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1, "save_every": 60.0}}
+    "refine.custom.iterations": 2,
+    "compute": {"device": "cpu", "devices": 1, "launcher": "", "precision": "float32", "compile": False, "inference_batch": 1, "scheduler": "",
+                "workers": 0, "processes": 1, "threads": 1, "save_every": 60.0}}
 # Imports are most of what so small a stage costs: run many in one process, exactly as `python -m stages.x …` would.
 MANY_STAGES = """
 import json, runpy, sys

@@ -213,6 +213,7 @@ class CrfSettings(Group):
 
 class Refine(Group):
     crf: Literal["none", "deeplab", "deeplab-v2", "psa", "afa", "custom"]
+    backend: Literal["torch", "pydensecrf"]
     custom: CrfSettings
 
 
@@ -224,6 +225,12 @@ class Compute(Group):
     """Where and how parallel a run is; never part of what is cached."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|mps)$")]
+    devices: Processes
+    launcher: Line
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    compile: bool
+    inference_batch: Processes
+    scheduler: Line
     workers: Processes
     processes: Processes
     threads: Processes

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tests.conftest import Checkout
+from tests.conftest import TINY, Checkout
 from tests.faults.warm import Injection, Run, Warm, living
 
 # Two rounds and two passes; every stage has several steps or images, so that it can be stopped between them.
@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "classify.held_out": 0.25, "classify.further_rounds.start": "previous", "mine.further_rounds.confident_share": 0.5, "segment.start": "classifier",
     "refine.custom.iterations": 2,
     # Everything that can be kept is kept at once: so every run has something to go on from.
-    "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1, "save_every": 0}}
+    "compute": TINY["compute"] | {"save_every": 0}}
 # The images become a folder of a user's own, with test images: so download reads images, and export has something to export.
 OWN: dict[str, Any] = {"data.source": "folder", "data.path": "own", "data.folder.test": "test"}
 ARTEFACTS = ("data/", "models/", "metrics/", "report/")

@@ -188,7 +188,7 @@ def test_another_run_with_other_workers_gives_the_same_bytes(changed) -> None:
 
 
 def test_where_it_runs_changes_nothing(changed) -> None:
-    changed.set({"compute": {"device": "auto", "workers": 1, "processes": 0, "threads": 0, "save_every": 0.0}})
+    changed.set({"compute": TINY["compute"] | {"device": "auto", "workers": 1, "processes": 0, "threads": 0, "save_every": 0.0}})
     assert would_run(changed) == set()
 
 

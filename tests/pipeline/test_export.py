@@ -19,6 +19,7 @@ from aepsl.networks.files import save_model
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import build_trunk
 from aepsl.params import Network
+from tests.conftest import TINY
 
 EXPORT = {"index": "data/index.csv", "predictions": "data/predictions.zip", "out": "data/submission.tar.gz"}
 TEST_IDS = ["2008_000006", "2012_004328"]
@@ -62,7 +63,7 @@ def untrained(path: Path) -> None:
 @pytest.fixture(scope="module")
 def exported(checkout) -> tuple[Any, str]:
     """A checkout in which VOC's test images went from raw.zip to the archive, and what was printed."""
-    work = checkout({"refine.custom.iterations": 1, "compute": {"device": "cpu", "workers": 0, "processes": 1, "threads": 1, "save_every": 60}})
+    work = checkout({"refine.custom.iterations": 1, "compute": TINY["compute"]})
     write_raw(work / "data/raw.zip")
     untrained(work / "models/segmenter/s1.pt")
     common = "--images data/images.zip --index data/index.csv"

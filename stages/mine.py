@@ -45,14 +45,17 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
         return {f"{rows.ids[row]}/{label}.png": encode_grey(region) for label, region in mined.items()}
 
     def all_rows(compute: Callable[[int], Entries], name: str) -> Iterator[Entries]:
-        return resumed(lambda start: map(compute, range(start, len(rows))), total=len(rows), state=state, name=name, label=f"mine@{step}: {name}")
+        return resumed(lambda some: map(compute, some), total=len(rows), state=state, name=name, label=f"mine@{step}: {name}")
 
     if not first and further.confident_share < 1:
         sure = np.stack([np.frombuffer(entries[""], np.float32) for entries in all_rows(confident, "confidences")])
         wanted = most_confident(sure, rows.labels, share=further.confident_share)
+    regions = all_rows(mined_now, "regions")
+    if not state.ranks.main:
+        return 0
     area = 0.0
     with ArchiveWriter(out) as archive:
-        for entries in all_rows(mined_now, "regions"):
+        for entries in regions:
             archive.update(entries)
             if entries:
                 area += float(np.mean(np.logical_or.reduce([decode_indices(region) > 0 for region in entries.values()])))
@@ -61,4 +64,4 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "classifier", "erased"), outputs=("out",))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "classifier", "erased"), outputs=("out",), ranked=True)

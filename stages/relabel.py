@@ -29,15 +29,15 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
     photographs = Photographs(ArchiveReader(images), rows)
     model, _ = load_segmenter(segmenter, device)
 
-    def own_classes_only(start: int) -> Iterator[Item]:
-        for row in range(start, len(rows)):
+    def own_classes_only(some: range) -> Iterator[Item]:
+        for row in some:
             image = photographs[row]
             probabilities, _ = class_probabilities(model, image, scales=p.relabel.scales, flip=p.relabel.flip, device=device)
             yield rows.ids[row], image, prohibit(probabilities, rows.labels[row]).astype(np.float16)
 
     settings = crf_settings(p.refine.crf, p.refine.custom) if p.relabel.crf else None
     work = partial(encoded_mask, settings, model.trunk.output_stride, p.relabel.least_confidence)
-    write_resumed(out, lambda start: in_processes(work, own_classes_only(start), processes=compute.processes), total=len(rows), state=state,
+    write_resumed(out, lambda some: in_processes(work, own_classes_only(some), processes=compute.processes), total=len(rows), state=state,
                   label=f"relabel@{step}")
     return len(rows)
 
@@ -52,4 +52,4 @@ def encoded_mask(settings: CrfSettings | None, stride: int, least: float, item: 
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "segmenter"), outputs=("out",))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "segmenter"), outputs=("out",), ranked=True)

@@ -56,7 +56,10 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
 
     engine = engine_for(compute)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=engine.device,
-                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"classify@{step}"), label=f"classify@{step}")
+                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"classify@{step}"), ranks=state.ranks,
+                          label=f"classify@{step}")
+    if not state.ranks.main:
+        return 0
     write_csv(curve, rows_of_curve)
     scale = math.sqrt(math.prod(settings.scale))
     held = held_out_accuracy(model, as_erased(held_out), scale=scale, engine=engine)
@@ -67,4 +70,5 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "weights", "previous", "erased"), outputs=("out", "curve"))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "weights", "previous", "erased"), outputs=("out", "curve"),
+        ranked=True)

@@ -52,15 +52,18 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
         return {f"{rows.ids[row]}/{label}.png": encode_grey(region) for label, region in mined.items()}
 
     def all_rows(network: Network, finish: Callable[..., Entries], name: str, wanted: Sequence[bool] | None = None) -> Iterator[Entries]:
-        return resumed(lambda start: over(photographs, range(start, len(rows)), network, finish, engine=engine, wanted=wanted),
+        return resumed(lambda some: over(photographs, some, network, finish, engine=engine, wanted=wanted),
                        total=len(rows), state=state, name=name, label=f"mine@{step}: {name}")
 
     if not first and further.confident_share < 1:
         sure = np.stack([np.frombuffer(entries[""], np.float32) for entries in all_rows(confident, kept, "confidences")])
         asked = most_confident(sure, rows.labels, share=further.confident_share)
+    found = all_rows(regions, mined_now, "regions", [bool(own.any()) for own in asked])
+    if not state.ranks.main:
+        return 0
     area = 0.0
     with ArchiveWriter(out) as archive:
-        for entries in all_rows(regions, mined_now, "regions", [bool(own.any()) for own in asked]):
+        for entries in found:
             archive.update(entries)
             if entries:
                 area += float(np.mean(np.logical_or.reduce([decode_indices(region) > 0 for region in entries.values()])))
@@ -69,4 +72,4 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "classifier", "erased"), outputs=("out",))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "classifier", "erased"), outputs=("out",), ranked=True)

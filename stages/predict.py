@@ -40,10 +40,10 @@ def main(p: Any, compute: Compute, state: State, *, images: str, index: str, seg
             probabilities = prohibit(probabilities, confidences >= p.predict.prohibit_below)
         return encoded_scores(rows.ids[row], probabilities)
 
-    write_resumed(out, lambda start: over(photographs, range(start, len(rows)), network, predicted, engine=engine), total=len(rows), state=state,
+    write_resumed(out, lambda some: over(photographs, some, network, predicted, engine=engine), total=len(rows), state=state,
                   label="predict", head=encoded_grid(model.trunk.output_stride))
     return len(rows)
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, inputs=("images", "index", "segmenter"), outputs=("out",))
+    run(main, params=PARAMS, inputs=("images", "index", "segmenter"), outputs=("out",), ranked=True)

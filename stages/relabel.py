@@ -39,8 +39,8 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
     settings = crf_settings(p.refine.crf, p.refine.custom) if p.relabel.crf else None
     work = partial(encoded_mask, photographs, settings, model.trunk.output_stride, p.relabel.least_confidence)
 
-    def labelled(start: int) -> Iterator[Entries]:
-        return in_processes(work, over(photographs, range(start, len(rows)), network, own_classes_only, engine=engine), processes=compute.processes)
+    def labelled(some: range) -> Iterator[Entries]:
+        return in_processes(work, over(photographs, some, network, own_classes_only, engine=engine), processes=compute.processes)
 
     write_resumed(out, labelled, total=len(rows), state=state, label=f"relabel@{step}")
     return len(rows)
@@ -56,4 +56,4 @@ def encoded_mask(photographs: Photographs, settings: CrfSettings | None, stride:
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "segmenter"), outputs=("out",))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "segmenter"), outputs=("out",), ranked=True)

@@ -16,7 +16,7 @@ from aepsl.networks.grid import from_grid
 from aepsl.params import Backend, CrfSettings
 from aepsl.segmentation import densecrf, mean_field
 
-Item = tuple[str, np.ndarray, np.ndarray]  # id, image (H, W, 3) uint8, probabilities (1+C, h, w)
+Item = tuple[int, np.ndarray, np.ndarray]  # number, image (H, W, 3) uint8, probabilities (1+C, h, w)
 LEAST_PROBABILITY = 1e-5  # the logarithm needs a floor; half precision holds no less without loss
 
 PRESETS: dict[str, CrfSettings] = {
@@ -125,15 +125,15 @@ def final_mask(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettin
     return refine(image, probabilities, settings, stride=stride, backend=backend)
 
 
-def refined_on(device: torch.device, items: Iterable[Item], settings: CrfSettings, *, stride: int, batch: int) -> Iterator[tuple[Item, np.ndarray]]:
-    """Every item with its mask by :func:`refine`, in order, up to ``batch`` images of one size at once on a device."""
-    remaining = iter(items)
+def refined_on(device: torch.device, items: Iterable[Item], settings: CrfSettings, *, stride: int, batch: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """The number and the mask by :func:`refine` of every item, in order, up to ``batch`` images of one size (0 = 16) at once on a device."""
+    remaining, batch = iter(items), batch or 16
     while window := list(islice(remaining, 4 * batch)):
         masks: dict[int, np.ndarray] = {}
         for size in dict.fromkeys(image.shape for _, image, _ in window):
-            places = [place for place, (_, image, _) in enumerate(window) if image.shape == size]
-            for start in range(0, len(places), batch):
-                some = places[start:start + batch]
-                images, probabilities = (np.stack([window[place][part] for place in some]) for part in (1, 2))
-                masks |= zip(some, refine_batch(images, probabilities, settings, stride=stride, device=device), strict=True)
-        yield from ((item, masks[place]) for place, item in enumerate(window))
+            alike = [item for item in window if item[1].shape == size]
+            for start in range(0, len(alike), batch):
+                numbers, images, probabilities = zip(*alike[start:start + batch], strict=True)
+                found = refine_batch(np.stack(images), np.stack(probabilities), settings, stride=stride, device=device)
+                masks |= zip(numbers, found, strict=True)
+        yield from ((number, masks[number]) for number, _, _ in window)

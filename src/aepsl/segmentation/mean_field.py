@@ -14,7 +14,7 @@ from aepsl.params import CrfSettings
 from aepsl.segmentation.permutohedral import Lattice, lattice, sliced
 
 # A class counts as long as some pixel holds this share of its own best class; what leaving others out changes: docs/performance.md.
-SIGNIFICANT = 0.25
+SIGNIFICANT = 0.5
 LEAST = -30.0  # logarithm of the least share: far below float32's resolution, and no number on the way is so small that processors slow down
 
 

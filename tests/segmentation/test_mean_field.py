@@ -39,7 +39,7 @@ def test_inference_agrees_with_the_sum_over_all_pairs(settings, seed):
     # Between them lies the lattice's kernel, some percent from the Gaussian (test_permutohedral.py): seen at most 0.004 and 0.03.
     assert np.abs(exact - found).mean() < 0.01
     assert (exact.argmax(0) == found.argmax(0)).mean() >= 0.985
-    assert np.abs(exact - torch.from_numpy(-unary).softmax(0).numpy()).mean() > 0.02  # inference changes much more than that
+    assert np.abs(exact - found).mean() < 0.2 * np.abs(exact - probabilities).mean()  # inference itself changes much more
 
 
 @pytest.mark.parametrize("preset", crf.PRESETS)

@@ -13,8 +13,8 @@ from aepsl.data.index import read_index, read_mean_pixel
 from aepsl.data.samples import Augmentation, ErasedPhotographs, Samples
 from aepsl.errors import AepslError
 from aepsl.evaluation.tables import write_csv
+from aepsl.mining.held_out import held_out_accuracy
 from aepsl.mining.record import read_rounds
-from aepsl.mining.stop import held_out_accuracy
 from aepsl.networks.classifier import Classifier, squared_label_loss
 from aepsl.networks.devices import pick_device
 from aepsl.networks.files import continue_classifier, save_model

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from aepsl.mining.stop import HeldOut, SaliencySums, held_out_accuracy, last_useful_round, margins
+from aepsl.mining.held_out import HeldOut, held_out_accuracy
+from aepsl.mining.stop import SaliencySums, last_useful_round, margins
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.trunks import PREPROCESSING, Preprocessing, Trunk
 

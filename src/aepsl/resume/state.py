@@ -24,7 +24,7 @@ from aepsl.errors import AepslError
 from aepsl.resume.interrupt import held
 
 ABOUT, LOCK, REMOVED = "about.json", "lock", ".removed"
-PACKAGES = ("joblib", "numpy", "pillow", "pydensecrf2", "scikit-image", "scipy", "torch", "torchvision")
+PACKAGES = ("joblib", "numpy", "pillow", "pydensecrf2", "scikit-image", "scipy", "torch")
 
 
 @dataclass

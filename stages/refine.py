@@ -22,8 +22,7 @@ def main(p: Any, compute: Compute, state: State, *, images: str, index: str, sco
     probabilities = ArchiveReader(scores)
     work = partial(encoded_mask, Photographs(ArchiveReader(images), rows), probabilities, read_stride(probabilities),
                    crf_settings(p.refine.crf, p.refine.custom))
-    numbers = range(len(rows))
-    write_resumed(out, lambda start: in_processes(work, numbers[start:], processes=compute.processes), total=len(rows), state=state,
+    write_resumed(out, lambda some: in_processes(work, some, processes=compute.processes), total=len(rows), state=state,
                   label="refine")
     return len(rows)
 

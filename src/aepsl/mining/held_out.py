@@ -1,13 +1,13 @@
-"""How well a classifier does on images that it did not learn from: half of what tells when to stop, see ``stop``."""
+"""How a classifier does on images that it was not trained on: what tells when to stop."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from aepsl.mining.heatmaps import confidences
+from aepsl.data.samples import Photographs
+from aepsl.mining.heatmaps import batch_confidences
 from aepsl.networks.classifier import Classifier
+from aepsl.networks.inference import Engine, over, ready
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,17 @@ class HeldOut:
     chance: float
 
 
-def held_out_accuracy(model: Classifier, photographs: Iterable[np.ndarray], labels: np.ndarray, *, scale: float,
-                      device: torch.device) -> HeldOut | None:
-    """Score a classifier on whole images; None without images.
+def held_out_accuracy(model: Classifier, photographs: Photographs, *, scale: float, engine: Engine) -> HeldOut | None:
+    """Score a classifier on whole images, mined regions erased, of known labels; None without images.
 
     Parameters
     ----------
-    photographs : N images (H, W, 3) uint8 RGB, mined regions erased.
-    labels : (N, C) bool.
     scale : resize factor, the middle of those it was trained on.
     """
-    right = [bool(own[confidences(model, image, scale=scale, output="softmax", device=device).argmax()])
-             for image, own in zip(photographs, labels, strict=True)]
-    return HeldOut(float(np.mean(right)), float(labels.mean(0).max())) if right else None
+    labels = photographs.index.labels
+    if not len(labels):
+        return None
+    fast = ready(model, engine)
+    best = over(photographs, range(len(labels)), lambda batch, rows: [batch_confidences(fast, batch, scale=scale, output="softmax").argmax(1)],
+                lambda row, place: bool(labels[row, place]), engine=engine)
+    return HeldOut(float(np.mean(list(best))), float(labels.mean(0).max()))

@@ -1,15 +1,16 @@
 """Trunks: normalised images to feature maps, on a grid of one cell every 8 or 16 pixels.
 
 DeepLab-LargeFOV (the paper's trunk, section 3.1 there) and, for small data and processors, MobileNetV2 and ResNet-50 made dense
-by dilation, in torchvision's keys but without torchvision, whose import takes longer than torch's own. In all three every strided layer centres its window, so cell (i, j) is centred on pixel
-(stride·i, stride·j) and a side of H pixels has ceil(H / stride) cells. Nothing here loads weights: see ``weights``.
+by dilation, in torchvision's keys but without torchvision, whose import takes longer than torch's own. In all three every strided
+layer centres its window, so cell (i, j) is centred on pixel (stride·i, stride·j) and a side of H pixels has ceil(H / stride) cells.
+Nothing here loads weights: see ``weights``.
 """
 
 import math
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,17 +37,16 @@ def normalise(images: Tensor, preprocessing: str) -> Tensor:
     """Images (B, 3, H, W) or (3, H, W) uint8 RGB to float32 on the same device, scaled as the weights expect."""
     if images.dtype != torch.uint8 or images.shape[-3] != 3:
         raise ValueError(f"expected images (…, 3, H, W) uint8, got {tuple(images.shape)} {images.dtype}")
-    mean, std, bgr = PREPROCESSING[preprocessing]
-    scale = torch.tensor(std, device=images.device).mul(255)[:, None, None]
-    shift = torch.tensor(mean, device=images.device).mul(255)[:, None, None]
+    shift, scale = _shift_and_scale(PREPROCESSING[preprocessing], images.device)
     scaled = (images.float() - shift) / scale
-    return scaled.flip(-3) if bgr else scaled
+    return scaled.flip(-3) if PREPROCESSING[preprocessing].bgr else scaled
 
 
-def as_input(image: np.ndarray, preprocessing: str, device: torch.device) -> Tensor:
-    """An image (H, W, 3) uint8 RGB as a batch of one, (1, 3, H, W) float32, normalised."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
-    return normalise(pixels, preprocessing)
+@lru_cache(8)  # sending them to a GPU waits until it has done what it was asked before
+def _shift_and_scale(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        mean, std, _ = preprocessing
+        return torch.tensor(mean, device=device).mul(255)[:, None, None], torch.tensor(std, device=device).mul(255)[:, None, None]
 
 
 def resized(inputs: Tensor, scale: float) -> Tensor:

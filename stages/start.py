@@ -6,7 +6,7 @@ from aepsl.data.archive import ArchiveWriter
 from aepsl.data.index import read_index
 from aepsl.errors import AepslError
 from aepsl.mining.record import write_rounds
-from aepsl.networks.files import save_blank
+from aepsl.networks.blank import save_blank
 from aepsl.params import Compute
 from aepsl.resume.state import State
 from aepsl.segmentation.densecrf import require_densecrf

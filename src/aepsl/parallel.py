@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -21,6 +22,7 @@ from aepsl.resume.interrupt import blocked
 T = TypeVar("T")
 R = TypeVar("R")
 WINDOW = 32  # items per process drawn at a time
+BATCH = 4  # items that a process is given at once
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker
 
 
@@ -44,7 +46,7 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
     # loky limits each worker to its share of threads, and reports a worker that dies.
     remaining = iter(items)
     resource_tracker.ensure_running()  # joblib's workers want it; when it starts it unblocks the signals blocked below
-    with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=4, initializer=end_with, initargs=(os.getpid(),)) as pool:
+    with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=BATCH, initializer=end_with, initargs=(os.getpid(),)) as pool:
         while window := list(islice(remaining, WINDOW * count)):
             with blocked():  # Ctrl-C goes to every process of a terminal; workers would each print where it met them
                 results: Any = pool(joblib.delayed(function)(item) for item in window)
@@ -124,28 +126,36 @@ def cluster(address: str, root: Path) -> Iterator[None]:
 
 
 def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
-    import asyncio
+    # Without joblib, whose backend for Dask waits for ever where a task fails before it begins, say for lack of a module.
+    from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
 
     there = partial(_there, str(place.root), place.code, function)
+    waiting: deque[Any] = deque()
     try:
-        with joblib.parallel_config(backend="dask", client=place.client), joblib.Parallel(return_as="generator", batch_size=4) as pool:
-            while window := list(islice(items, WINDOW * max(1, sum(place.client.ncores().values())))):
-                results: Any = pool(joblib.delayed(there)(item) for item in window)
-                yield from results
+        while True:
+            while len(waiting) * BATCH < WINDOW * max(1, sum(place.client.ncores().values())) and (batch := list(islice(items, BATCH))):
+                waiting.append(place.client.submit(there, batch, pure=False))
+            if not waiting:
+                return
+            results: list[R] = waiting.popleft().result()
+            yield from results
     except KilledWorker as error:
         raise AepslError(f"compute.scheduler: workers of {place.address} died again and again at the same images, often because memory ran out "
                          f"({str(error).splitlines()[0][:200]}): give them more, or fewer threads each. What was finished is kept") from None
-    except (OSError, TimeoutError, asyncio.CancelledError) as error:
-        if place.client.status == "running":
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "deserialization" not in str(error):
             raise
+        raise AepslError(f"compute.scheduler: {place.address} or one of its workers lacks a module of this project or has another version "
+                         f"({str(error).splitlines()[0][:200]}); start the scheduler and the workers in this checkout and its environment") from None
+    except CancelledError as error:
         raise AepslError(f"compute.scheduler: the connection to {place.address} was lost ({error or type(error).__name__}); start it and its workers "
                          "again, then run `dvc repro` again; what was finished is kept") from None
 
 
-def _there(root: str, code: str, function: Callable[[T], R], item: T) -> R:
-    """The work of one item, on a worker."""
+def _there(root: str, code: str, function: Callable[[T], R], items: list[T]) -> list[R]:
+    """The work of some items, on a worker."""
     if Path.cwd() != Path(root):
         try:
             os.chdir(root)
@@ -154,7 +164,7 @@ def _there(root: str, code: str, function: Callable[[T], R], item: T) -> R:
                              "and its data by the same path, a folder that all machines share") from None
     if _code_here(root) != code:
         raise AepslError(f"compute.scheduler: worker {os.uname().nodename} runs other code than {root} holds now; restart the workers")
-    return function(item)
+    return list(map(function, items))
 
 
 @cache

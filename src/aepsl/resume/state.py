@@ -25,7 +25,7 @@ from aepsl.ranks import ALONE, Ranks
 from aepsl.resume.interrupt import held
 
 ABOUT, LOCK, REMOVED = "about.json", "lock", ".removed"
-PACKAGES = ("joblib", "numpy", "pillow", "pydensecrf2", "scikit-image", "scipy", "torch", "torchvision")
+PACKAGES = ("joblib", "numpy", "pillow", "pydensecrf2", "scikit-image", "scipy", "torch")
 
 
 @dataclass

@@ -139,7 +139,10 @@ class _Told(Dataset[Any]):
 
 
 def _collate(samples: list[Any]) -> Any:
-    return next((sample for sample in samples if isinstance(sample, AepslError)), None) or default_collate(samples)
+    if told := next((sample for sample in samples if isinstance(sample, AepslError)), None):
+        return told
+    batch = default_collate(samples)
+    return batch | {"image": batch["image"].permute(0, 3, 1, 2)}  # (B, 3, H, W), channels last: no byte is moved
 
 
 class _Losses(nn.Module):

@@ -19,7 +19,7 @@ LOG = Path("scratch/launcher.log")  # what torchrun or srun itself said in the e
 _NOISE = re.compile(r"\[?[WE]\d{4} |Traceback \(most recent call last\)|srun: |slurmstepd: ")
 
 
-class Gone(AepslError):
+class Gone(AepslError):  # noqa: N818 - what happened, like Interrupted
     """A process of the group has explained what ended it; the message is complete."""
 
 
@@ -91,8 +91,9 @@ def follow_up(command: Sequence[str], *, threads: int) -> None:
             raise Gone(said[0].read_text(encoding="utf-8", errors="replace"))
         if status:
             LOG.write_text("".join(held_back), encoding="utf-8", errors="replace")
-            killed = ": one of them was killed, often because memory ran out" if re.search(r"SIGKILL|Killed|exitcode *: -9", "".join(held_back)) else ""
-            raise AepslError(f"the processes of compute.devices or compute.launcher ended with status {status} and without a word{killed}. "
+            killed = re.search(r"SIGKILL|Killed|exitcode *: -9", "".join(held_back))
+            reason = ": one of them was killed, often because memory ran out" if killed else ""
+            raise AepslError(f"the processes of compute.devices or compute.launcher ended with status {status} and without a word{reason}. "
                              f"What the launcher said is in {LOG}. Then run `dvc repro` again; what was finished is kept")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

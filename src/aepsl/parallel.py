@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -74,10 +74,37 @@ _cluster: list["_Cluster"] = []  # the one in use: which machines do the work is
 
 
 class _Cluster:
-    """A connection to a Dask scheduler, and the checkout whose work it is given."""
+    """A Dask scheduler, connected to when it is first needed, and the checkout whose work it is given."""
 
-    def __init__(self, client: Any, address: str, root: Path) -> None:
-        self.client, self.address, self.root, self.code = client, address, root, code_of(str(root))
+    def __init__(self, address: str, root: Path) -> None:
+        self.address, self.root = address, root
+
+    @cached_property
+    def code(self) -> str:
+        return code_of(str(self.root))
+
+    @cached_property
+    def client(self) -> Any:
+        try:
+            import logging
+
+            from distributed import Client
+        except ImportError:
+            raise AepslError('compute.scheduler: a Dask cluster needs the package distributed; `pip install "aepsl[cluster]"`, or empty the '
+                             "parameter") from None
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it knows comes as an exception too
+        try:
+            client = Client(self.address, timeout=PATIENCE, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise AepslError(f"compute.scheduler: no Dask scheduler answers at {self.address} ({error}); start one (`dask scheduler`), correct the "
+                             "address, or empty the parameter to use this machine") from None
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except (OSError, TimeoutError):
+            client.close(timeout=2)
+            raise AepslError(f"compute.scheduler: the scheduler at {self.address} has no workers after {PATIENCE} s; start some in this checkout "
+                             f"and its environment: `dask worker {self.address}`") from None
+        return client
 
 
 @contextmanager
@@ -85,48 +112,30 @@ def cluster(address: str, root: Path) -> Iterator[None]:
     """Let :func:`in_processes` use the workers of a Dask scheduler in this block; "" changes nothing.
 
     Workers must see the checkout by the same path and run in the same environment. Whoever may give work to a scheduler can run anything
-    on its workers: it belongs into a network of your own.
+    on its workers: it belongs into a network of your own. That Dask is not installed, that the scheduler does not answer, has no workers or
+    is lost is an :class:`AepslError` of whoever asks for results.
 
     Parameters
     ----------
     address : such as "tcp://host:8786".
     root : the checkout.
-
-    Raises
-    ------
-    AepslError : Dask is not installed, the scheduler does not answer, it has no workers, or was lost.
     """
     if not address:
         yield
         return
+    place = _Cluster(address, root)
+    _cluster.append(place)
     try:
-        import logging
-
-        from distributed import Client
-    except ImportError:
-        raise AepslError('compute.scheduler: a Dask cluster needs the package distributed; `pip install "aepsl[cluster]"`, or empty the parameter') from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it knows comes as an exception too
-    try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise AepslError(f"compute.scheduler: no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), correct the "
-                         "address, or empty the parameter to use this machine") from None
-    try:
-        try:
-            client.wait_for_workers(1, timeout=PATIENCE)
-        except (OSError, TimeoutError):
-            raise AepslError(f"compute.scheduler: the scheduler at {address} has no workers after {PATIENCE} s; start some in this checkout and its "
-                             f"environment: `dask worker {address}`") from None
-        _cluster.append(_Cluster(client, address, root))
         yield
     finally:
-        if _cluster:
-            _cluster.pop()
-        client.close(timeout=2)
+        _cluster.remove(place)
+        if "client" in vars(place):
+            place.client.close(timeout=2)
 
 
 def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
     # Without joblib, whose backend for Dask waits for ever where a task fails before it begins, say for lack of a module.
+    client = place.client
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
@@ -135,8 +144,8 @@ def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T])
     waiting: deque[Any] = deque()
     try:
         while True:
-            while len(waiting) * BATCH < WINDOW * max(1, sum(place.client.ncores().values())) and (batch := list(islice(items, BATCH))):
-                waiting.append(place.client.submit(there, batch, pure=False))
+            while len(waiting) * BATCH < WINDOW * max(1, sum(client.ncores().values())) and (batch := list(islice(items, BATCH))):
+                waiting.append(client.submit(there, batch, pure=False))
             if not waiting:
                 return
             results: list[R] = waiting.popleft().result()

@@ -6,6 +6,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class Net(nn.Module):
         self.last = nn.Linear(4, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.last(self.drop(self.norm(self.conv((images.float() / 255 - 0.4).contiguous(memory_format=torch.channels_last))).relu()).mean((2, 3)))
+        inputs = (images.float() / 255 - 0.4).contiguous(memory_format=torch.channels_last)
+        return self.last(self.drop(self.norm(self.conv(inputs)).relu()).mean((2, 3)))
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -89,7 +91,8 @@ def trained(samples: Samples, ranks: Ranks, network: dict[str, Any], changes: di
     def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
         return {"squared": (model(images) - labels.float()).square().sum(1).mean(), "first": model(images)[:, 0].square().mean()}
 
-    curve = train(model, model.last.parameters(), samples, terms, settings=settings(**changes), seed=1, device=CPU, ranks=ranks, checkpoints=checkpoints)
+    curve = train(model, model.last.parameters(), samples, terms, settings=settings(**changes), seed=1, device=CPU, ranks=ranks,
+                  checkpoints=checkpoints)
     return model.state_dict(), curve
 
 
@@ -140,7 +143,7 @@ def test_several_processes_train_the_network_that_one_trains(samples: Samples, a
     for name, (state, curve) in alone.items():
         for key, value in state.items():
             # A bias before batch norm has no gradient but rounding errors.
-            torch.testing.assert_close(first[name][0][key], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name, key=key: f"{name}: {key}: {text}")
+            torch.testing.assert_close(first[name][0][key], value, rtol=1e-4, atol=1e-5)
             assert all(torch.equal(other[name][0][key], first[name][0][key]) for other in others), (name, key)
         assert first[name][1] == [pytest.approx(row, rel=1e-5) for row in curve]
     assert not torch.allclose(alone["plain"][0]["conv.weight"], alone["dropout"][0]["conv.weight"], atol=1e-3)
@@ -180,7 +183,8 @@ def test_faults_are_told_by_all_processes_and_name_the_whole_batch(samples: Samp
     def work(ranks: Ranks, folder: Path) -> Any:
         def faulty(**changes: Any) -> str:
             try:
-                train(model := Net(), model.last.parameters(), samples, lambda images, *_: {"one": model(images).mean() * (np.nan if ranks.rank else 1)},
+                model, factor = Net(), np.nan if ranks.rank else 1
+                train(model, model.last.parameters(), samples, lambda images, *_: {"one": model(images).mean() * factor},
                       settings=settings(**changes), seed=1, device=CPU, ranks=ranks)
             except AepslError as error:
                 return str(error)
@@ -229,7 +233,7 @@ def test_shares_of_several_processes_make_the_artefact_of_one_and_a_rerun_goes_o
         return computed
 
     found = together(size, work, tmp_path)
-    assert sorted(sum(found, [])) == list(range(total))  # nothing twice
+    assert sorted(chain.from_iterable(found)) == list(range(total))  # nothing twice
     assert max(map(len, found)) - min(map(len, found)) <= 1
     write_resumed(tmp_path / "alone.zip", lambda some: map(entries, some), total=total, state=State(None, 0), label="work")
     assert (tmp_path / "out.zip").read_bytes() == (tmp_path / "alone.zip").read_bytes()
@@ -260,7 +264,7 @@ def test_a_process_finds_its_place_in_what_launched_it() -> None:
 @pytest.mark.parametrize(("total", "size"), [(11, 4), (3, 4), (0, 2), (8, 2)])
 def test_shares_are_contiguous_and_even(total: int, size: int) -> None:
     shares = [list(Ranks(Place(rank, size)).share(total)) for rank in range(size)]
-    assert sum(shares, []) == list(range(total))
+    assert list(chain.from_iterable(shares)) == list(range(total))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 

@@ -8,7 +8,6 @@ Nothing here loads weights: see ``weights``.
 
 import math
 from collections import OrderedDict
-from functools import cache
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 

@@ -13,10 +13,10 @@ from aepsl.data.samples import Photographs
 from aepsl.networks.files import load_segmenter
 from aepsl.networks.inference import engine_for, over, ready
 from aepsl.parallel import in_processes
-from aepsl.params import Compute, CrfSettings
+from aepsl.params import Backend, Compute, CrfSettings
 from aepsl.resume.parts import Entries, write_resumed
 from aepsl.resume.state import State
-from aepsl.segmentation.crf import crf_settings, final_mask, upsample
+from aepsl.segmentation.crf import crf_settings, final_mask, refined_on, upsample
 from aepsl.segmentation.prediction import batch_probabilities, prohibit
 from stages import run
 
@@ -37,22 +37,34 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
         return row, prohibit(probabilities, rows.labels[row]).astype(np.float16)
 
     settings = crf_settings(p.refine.crf, p.refine.custom) if p.relabel.crf else None
-    work = partial(encoded_mask, photographs, settings, model.trunk.output_stride, p.relabel.least_confidence)
+    stride, least = model.trunk.output_stride, p.relabel.least_confidence
+    work = partial(encoded_mask, photographs, settings, p.refine.backend, stride, least)
 
     def labelled(some: range) -> Iterator[Entries]:
-        return in_processes(work, over(photographs, some, network, own_classes_only, engine=engine), processes=compute.processes)
+        predicted = over(photographs, some, network, own_classes_only, engine=engine)
+        if settings is None or p.refine.backend != "torch" or engine.device.type != "cuda":
+            yield from in_processes(work, predicted, processes=compute.processes)
+            return
+        known: dict[int, np.ndarray] = {}
+        items = ((row, photographs[row], known.setdefault(row, probabilities)) for row, probabilities in predicted)
+        for row, mask in refined_on(engine.device, items, settings, stride=stride, batch=compute.inference_batch):
+            yield encoded(rows.ids[row], mask, known.pop(row), stride, least)
 
     write_resumed(out, labelled, total=len(rows), state=state, label=f"relabel@{step}")
     return len(rows)
 
 
-def encoded_mask(photographs: Photographs, settings: CrfSettings | None, stride: int, least: float, item: Item) -> Entries:
+def encoded_mask(photographs: Photographs, settings: CrfSettings | None, backend: Backend, stride: int, least: float, item: Item) -> Entries:
     row, probabilities = item
-    mask = final_mask(photographs[row], probabilities, settings, stride=stride)
+    mask = final_mask(photographs[row], probabilities, settings, stride=stride, backend=backend)
+    return encoded(photographs.index.ids[row], mask, probabilities, stride, least)
+
+
+def encoded(identifier: str, mask: np.ndarray, probabilities: np.ndarray, stride: int, least: float) -> Entries:
     if least:
         shares = upsample(probabilities, mask.shape, stride=stride)
         mask[shares.max(0) < least * shares.sum(0)] = VOID
-    return {f"{photographs.index.ids[row]}.png": encode_mask(mask)}
+    return {f"{identifier}.png": encode_mask(mask)}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from aepsl.resume.state import State
 from aepsl.segmentation.densecrf import require_densecrf
 from stages import run
 
-PARAMS = ("merge.indoor_classes", "refine.crf")
+PARAMS = ("merge.indoor_classes", "refine.crf", "refine.backend")
 
 
 def main(p: Any, compute: Compute, state: State, *, index: str, classifier: str, out: str) -> int:
@@ -23,7 +23,7 @@ def main(p: Any, compute: Compute, state: State, *, index: str, classifier: str,
     unknown = set(p.merge.indoor_classes) - set(classes)
     if unknown:
         raise AepslError(f"merge.indoor_classes: expected names out of {', '.join(classes)}, found {', '.join(sorted(unknown))}")
-    if p.refine.crf != "none":
+    if p.refine.crf != "none" and p.refine.backend == "pydensecrf":
         require_densecrf()
     save_blank(classifier)
     with ArchiveWriter(out) as archive:

@@ -65,7 +65,7 @@ def engine_for(compute: Compute) -> Engine:
     """The engine that ``compute`` asks for."""
     device = pick_device(compute.device)
     return Engine(device, compute.inference_batch or (1 if device.type == "cpu" else GPU_BATCH), pick_precision(compute.precision, device),
-                  compute.compile, compute.workers)
+                  compute.compile, compute.loaders)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -10,7 +10,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ if sys.argv[0] == "-m":  # a stage is being started: torch, which it imports nex
     interrupt.install(quietly=True)
 
 from aepsl.errors import AepslError, explained  # noqa: E402
-from aepsl.params import Params, load_params  # noqa: E402
+from aepsl.launch import Gone, command_of, explain, follow_up  # noqa: E402
+from aepsl.parallel import cluster, usable_cores  # noqa: E402
+from aepsl.params import Compute, Params, load_params  # noqa: E402
+from aepsl.ranks import Place, Ranks, device_of, joined, launched, place, secondary  # noqa: E402
 from aepsl.resume.inputs import checked_md5  # noqa: E402
-from aepsl.resume.state import alone, default_root, fingerprint, opened, sweep  # noqa: E402
+from aepsl.resume.state import State, alone, default_root, fingerprint, opened, sweep  # noqa: E402
 from aepsl.runtime import record  # noqa: E402
 
 
@@ -47,7 +51,7 @@ class Declared:
 
 
 def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str] = (), outputs: Sequence[str] = (), options: Sequence[str] = (),
-        unit: str = "images") -> None:
+        unit: str = "images", ranked: bool = False) -> None:
     """Run a stage from the command line.
 
     Parameters
@@ -57,6 +61,7 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
     params : dotted paths of the parameters it may read, equal to ``params:`` in dvc.yaml.
     inputs, outputs, options : names of the ``--options`` that are files to read, files or folders to write, and others.
     unit : what is counted.
+    ranked : whether several processes can do it together, as ``compute.devices`` and ``compute.launcher`` ask for.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {main.__module__}", description=sys.modules[main.__module__].__doc__)
     for option in (*options, *inputs, *outputs):
@@ -65,38 +70,73 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
     stage = Path(sys.modules[main.__module__].__file__ or "").stem
     label = "@".join([stage, *(value for name, value in values.items() if name == "step")])
     read, written = ([values[name.replace("-", "_")] for name in names] for names in (inputs, outputs))
+    here = place() if ranked else Place()
     interrupt.install()
     try:
         os.chdir(ROOT)
         everything: Params = load_params("params.yaml")
+        if ranked and not launched() and (command := command_of(everything.compute, stage, sys.argv[1:])):
+            follow_up(command, threads=everything.compute.threads)
+            return
         torch = sys.modules.get("torch")
         if torch is not None and everything.compute.threads:
             torch.set_num_threads(everything.compute.threads)
-        with alone(Path("scratch/locks"), label):
-            sweep(written)
-            key = fingerprint({path: value_of(everything, path) for path in params}, checked_md5(read), imported())
-            with opened(default_root(ROOT), label, key, every=everything.compute.save_every, checkout=ROOT) as state:
-                count = main(Declared(everything, params), everything.compute, state, **values)
+        compute = place_of(everything.compute, here) if ranked else everything.compute
+
+        @contextmanager
+        def at_work(ranks: Ranks) -> Iterator[State]:
+            """What the first process alone does for all: lock, sweep, find what is left of an interrupted run."""
+            if not ranks.main:
+                folder, key = ranks.broadcast(("", ""))
+                yield State(Path(folder) if folder else None, compute.save_every, key, ranks=ranks)
+                return
+            with alone(Path("scratch/locks"), label):
+                sweep(written)
+                key = fingerprint({path: value_of(everything, path) for path in params}, checked_md5(read), imported())
+                with opened(default_root(ROOT), label, key, every=compute.save_every, checkout=ROOT) as state:
+                    state.ranks = ranks
+                    ranks.broadcast((str(state.folder or ""), state.key))
+                    yield state
+
+        with joined(here, device=compute.device, precision=compute.precision if ranked else "float32") as ranks, at_work(ranks) as state, \
+                cluster(compute.scheduler, ROOT):
+            count = main(Declared(everything, params), compute, state, **values)
+        if not ranks.main:
+            return
         try:
             record("metrics/runtime.csv", stage=label, seconds=time.perf_counter() - STARTED, count=count, unit=unit, resumed=state.resumed)
         except OSError as error:  # the work is done, what it cost is only for reading
             print(f"{label}: metrics/runtime.csv: cannot note what it cost ({error.strerror}); the stage itself is finished", file=sys.stderr)
+    except Gone as error:  # who explained it named the stage
+        print(error, file=sys.stderr)
+        sys.exit(1)
     except interrupt.Interrupted as error:
         interrupt.ignore()
-        print(f"\n{label}: ended by {error}; run `dvc repro` again and it goes on", file=sys.stderr)
+        explain(f"\n{label}: ended by {error}; run `dvc repro` again and it goes on", here)
         sys.exit(128 + error.signum)
     except AepslError as error:
-        print(f"\n{label}: {error}", file=sys.stderr)
+        explain(f"\n{label}: {error}", here)
         sys.exit(1)
     except Exception as error:
+        if here.size > 1 and secondary(error):  # the one that ended first explains
+            sys.exit(1)
+        lines = ""
         if (reason := explained(error)) is None:
-            traceback.print_exc()
+            lines = traceback.format_exc()
             reason = ("this is a fault of the program, not of your data; run `dvc repro` again, and if it comes again, report the lines above "
                       "with params.yaml")
-        print(f"\n{label}: {reason}", file=sys.stderr)
+        explain(f"{lines}\n{label}: {reason}", here)
         sys.exit(1)
     finally:
         interrupt.ignore()
+
+
+def place_of(compute: Compute, here: Place) -> Compute:
+    """Where one of several processes runs: its own device, and its share of the machine's cores."""
+    if here.size == 1:
+        return compute
+    return compute.model_copy(update={"device": device_of(compute.device, here),
+                                      "processes": compute.processes or max(1, usable_cores() // here.local_size)})
 
 
 def value_of(params: Params, path: str) -> Any:

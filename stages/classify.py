@@ -13,11 +13,11 @@ from aepsl.data.index import read_index, read_mean_pixel
 from aepsl.data.samples import Augmentation, ErasedPhotographs, Samples
 from aepsl.errors import AepslError
 from aepsl.evaluation.tables import write_csv
+from aepsl.mining.held_out import held_out_accuracy
 from aepsl.mining.record import read_rounds
-from aepsl.mining.stop import held_out_accuracy
 from aepsl.networks.classifier import Classifier, squared_label_loss
-from aepsl.networks.devices import pick_device
 from aepsl.networks.files import continue_classifier, save_model
+from aepsl.networks.inference import engine_for
 from aepsl.networks.trunks import build_trunk, normalise
 from aepsl.networks.weights import load_into
 from aepsl.params import Compute
@@ -54,13 +54,15 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
         inputs = normalise(pictures, model.trunk.preprocessing).contiguous(memory_format=torch.channels_last)
         return {"classification": squared_label_loss(model(inputs), labels, output=p.classify.output)}
 
-    device = pick_device(compute.device)
-    rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=device,
-                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"classify@{step}"), label=f"classify@{step}")
+    engine = engine_for(compute)
+    rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=engine.device,
+                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"classify@{step}"), ranks=state.ranks,
+                          label=f"classify@{step}")
+    if not state.ranks.main:
+        return 0
     write_csv(curve, rows_of_curve)
-    unseen = as_erased(held_out)
     scale = math.sqrt(math.prod(settings.scale))
-    held = held_out_accuracy(model, map(unseen.__getitem__, range(len(unseen))), held_out.labels, scale=scale, device=device)
+    held = held_out_accuracy(model, as_erased(held_out), scale=scale, engine=engine)
     save_model(out, model, network=network, classes=rows.classes,
                facts={"round": step, "final_loss": rows_of_curve[-1]["loss"], "scale": scale, "held_out_images": len(held_out),
                       "held_out_accuracy": held and held.accuracy, "chance": held and held.chance})
@@ -68,4 +70,5 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "weights", "previous", "erased"), outputs=("out", "curve"))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "weights", "previous", "erased"), outputs=("out", "curve"),
+        ranked=True)

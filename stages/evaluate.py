@@ -81,7 +81,7 @@ def label_metrics(p: Any, on: dict[str, Any], names: Sequence[str], first: Count
 
 def effective_crf(p: Any) -> dict[str, Any]:
     settings = crf_settings(p.refine.crf, p.refine.custom)
-    return {"preset": p.refine.crf, **(settings.model_dump() if settings else {})}
+    return {"preset": p.refine.crf, **({"backend": p.refine.backend, **settings.model_dump()} if settings else {})}
 
 
 def class_table(names: Sequence[str], refined: Counted, before: Counted, first: Counted, last: Counted | None, *,

@@ -20,8 +20,7 @@ def main(p: Any, compute: Compute, state: State, *, index: str, mined: str, sali
     below = background_thresholds(rows, below=p.merge.background_below, indoor_classes=p.merge.indoor_classes,
                                   below_outdoors=p.merge.background_below_outdoors)
     work = partial(encoded_label, index=rows, mined=ArchiveReader(mined), saliency=ArchiveReader(saliency), background_below=below)
-    numbers = range(len(rows))
-    write_resumed(out, lambda start: in_processes(work, numbers[start:], processes=compute.processes), total=len(rows), state=state, label="merge")
+    write_resumed(out, lambda some: in_processes(work, some, processes=compute.processes), total=len(rows), state=state, label="merge")
     return len(rows)
 
 

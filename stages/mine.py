@@ -1,17 +1,18 @@
 """mine@rK: add the regions that round K's classifier looks at to everything mined before (Algorithm 1)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices, encode_grey
 from aepsl.data.index import read_index, read_mean_pixel
 from aepsl.data.samples import ErasedPhotographs, read_mined
-from aepsl.mining.heatmaps import class_heatmaps, confidences, mine, most_confident
+from aepsl.mining.heatmaps import added, batch_confidences, batch_heatmaps, most_confident, normalised
 from aepsl.mining.record import read_rounds, write_rounds
-from aepsl.networks.devices import pick_device
 from aepsl.networks.files import load_classifier
+from aepsl.networks.inference import Network, engine_for, over, ready
 from aepsl.params import Compute
 from aepsl.resume.parts import Entries, resumed
 from aepsl.resume.state import State
@@ -22,37 +23,47 @@ PARAMS = ("classify.output", "mine")
 
 def main(p: Any, compute: Compute, state: State, *, step: str, images: str, index: str, mean_pixel: str, classifier: str, erased: str,
          out: str) -> int:
-    device = pick_device(compute.device)
     rows = read_index(index).split("train")
     before = ArchiveReader(erased)
     photographs = ErasedPhotographs(ArchiveReader(images), rows, before, read_mean_pixel(mean_pixel))
-    model, content = load_classifier(classifier, device)
+    engine = engine_for(compute)
+    loaded, content = load_classifier(classifier, engine.device)
+    model = ready(loaded, engine)
     rounds = read_rounds(before)
     number = len(rounds) + 1
     further, first = p.mine.further_rounds, number == 1
     threshold = p.mine.threshold if first or further.threshold is None else further.threshold
-    wanted = rows.labels
+    asked = rows.labels
 
-    def confident(row: int) -> Entries:
-        return {"": confidences(model, photographs[row], scale=content["facts"]["scale"], output=p.classify.output, device=device).tobytes()}
+    def confident(batch: Tensor, numbers: list[int]) -> Sequence[Tensor]:
+        return [batch_confidences(model, batch, scale=content["facts"]["scale"], output=p.classify.output)]
 
-    def mined_now(row: int) -> Entries:
+    def kept(row: int, confidences: np.ndarray) -> Entries:
+        return {"": confidences.tobytes()}
+
+    def regions(batch: Tensor, numbers: list[int]) -> Sequence[Tensor]:
+        classes = [(np.flatnonzero(asked[row]) + 1).tolist() for row in numbers]
+        return [normalised(batch_heatmaps(model, batch, classes, scales=p.mine.scales, flip=p.mine.flip), p.mine.rule) > threshold]
+
+    def mined_now(row: int, above: np.ndarray | None = None) -> Entries:
         mined = read_mined(before, rows, row)
-        asked = [label for label in mined if wanted[row, label - 1]]
-        if asked:
-            heatmaps = class_heatmaps(model, photographs[row], asked, scales=p.mine.scales, flip=p.mine.flip, device=device)
-            mined |= mine(heatmaps, {label: mined[label] for label in asked}, number, rule=p.mine.rule, threshold=threshold)
+        if above is not None:
+            mined |= added(above, {label: region for label, region in mined.items() if asked[row, label - 1]}, number)
         return {f"{rows.ids[row]}/{label}.png": encode_grey(region) for label, region in mined.items()}
 
-    def all_rows(compute: Callable[[int], Entries], name: str) -> Iterator[Entries]:
-        return resumed(lambda start: map(compute, range(start, len(rows))), total=len(rows), state=state, name=name, label=f"mine@{step}: {name}")
+    def all_rows(network: Network, finish: Callable[..., Entries], name: str, wanted: Sequence[bool] | None = None) -> Iterator[Entries]:
+        return resumed(lambda some: over(photographs, some, network, finish, engine=engine, wanted=wanted),
+                       total=len(rows), state=state, name=name, label=f"mine@{step}: {name}")
 
     if not first and further.confident_share < 1:
-        sure = np.stack([np.frombuffer(entries[""], np.float32) for entries in all_rows(confident, "confidences")])
-        wanted = most_confident(sure, rows.labels, share=further.confident_share)
+        sure = np.stack([np.frombuffer(entries[""], np.float32) for entries in all_rows(confident, kept, "confidences")])
+        asked = most_confident(sure, rows.labels, share=further.confident_share)
+    found = all_rows(regions, mined_now, "regions", [bool(own.any()) for own in asked])
+    if not state.ranks.main:
+        return 0
     area = 0.0
     with ArchiveWriter(out) as archive:
-        for entries in all_rows(mined_now, "regions"):
+        for entries in found:
             archive.update(entries)
             if entries:
                 area += float(np.mean(np.logical_or.reduce([decode_indices(region) > 0 for region in entries.values()])))
@@ -61,4 +72,4 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "classifier", "erased"), outputs=("out",))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "classifier", "erased"), outputs=("out",), ranked=True)

@@ -4,11 +4,13 @@ Picking a threshold from this curve needs the truth, hence the name; no other st
 stage also says how much of the discriminative heads and of the bodies each round mined.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import Index, read_index
@@ -16,10 +18,10 @@ from aepsl.data.samples import Photographs
 from aepsl.evaluation.mining import at_equal, best_single, erasing_gains, mined_rounds, part_recall, threshold_curve
 from aepsl.evaluation.tables import write_csv, write_metrics
 from aepsl.evaluation.truth import measured_on, with_truth, yardstick
-from aepsl.mining.heatmaps import class_heatmaps, normalise_heatmaps
+from aepsl.mining.heatmaps import batch_heatmaps, normalised
 from aepsl.mining.record import read_rounds
-from aepsl.networks.devices import pick_device
 from aepsl.networks.files import load_classifier
+from aepsl.networks.inference import engine_for, over, ready
 from aepsl.params import Compute
 from aepsl.resume.state import State
 from stages import run
@@ -43,17 +45,19 @@ def main(p: Any, compute: Compute, state: State, *, raw: str, images: str, index
         for table, columns in (("threshold_curve", CURVE_COLUMNS), ("erasing", GAIN_COLUMNS), ("parts", PART_COLUMNS)):
             write_csv(folder / f"{table}.csv", [], columns)
         return 0
-    device = pick_device(compute.device)
-    model, _ = load_classifier(classifier, device)
-    photographs, rows = Photographs(ArchiveReader(images), train), {identifier: row for row, identifier in enumerate(train.ids)}
+    engine = engine_for(compute)
+    model = ready(load_classifier(classifier, engine.device)[0], engine)
+    photographs = Photographs(ArchiveReader(images), train)
 
-    def heatmaps(identifier: str) -> dict[int, np.ndarray]:
-        row = rows[identifier]
-        classes = (np.flatnonzero(train.labels[row]) + 1).tolist()
-        raw_maps = class_heatmaps(model, photographs[row], classes, scales=p.mine.scales, flip=p.mine.flip, device=device)
-        return dict(zip(classes, normalise_heatmaps(raw_maps, p.mine.rule), strict=True))
+    def heatmaps(batch: Tensor, numbers: list[int]) -> Sequence[Tensor]:
+        classes = [(np.flatnonzero(train.labels[row]) + 1).tolist() for row in numbers]
+        return [normalised(batch_heatmaps(model, batch, classes, scales=p.mine.scales, flip=p.mine.flip), p.mine.rule)]
 
-    curve = threshold_curve(train.ids, masks, heatmaps, len(train.classes), void_as=void_as)
+    def by_class(row: int, heats: np.ndarray) -> dict[int, np.ndarray]:
+        return dict(zip((np.flatnonzero(train.labels[row]) + 1).tolist(), heats, strict=False))  # in a batch there may be more planes than classes
+
+    heats = over(photographs, range(len(train)), heatmaps, by_class, engine=engine)
+    curve = threshold_curve(train.ids, masks, lambda _: next(heats), len(train.classes), void_as=void_as)
     mined_up_to = mined_rounds(train.ids, masks, regions, train.labels, rounds=len(names), void_as=void_as, processes=compute.processes)
     gains = [{**row, "round": name} for name, row in zip(names, erasing_gains(mined_up_to, curve), strict=True)]
     last, best, single = gains[-1], best_single(curve), at_equal(curve, "area", gains[-1]["area"])

@@ -31,8 +31,7 @@ def main(p: Any, compute: Compute, state: State, *, images: str, index: str, out
                             [f"{identifier}: no map" for identifier in missing])
         work = partial(own, user_maps(p.saliency.maps), train)
         state = State(None, 0)  # the user's files may have changed since an interruption, and reading them does not take long
-    rows = range(len(train))
-    write_resumed(out, lambda start: in_processes(work, rows[start:], processes=compute.processes), total=len(rows), state=state, label="saliency")
+    write_resumed(out, lambda some: in_processes(work, some, processes=compute.processes), total=len(train), state=state, label="saliency")
     return len(train)
 
 

@@ -42,7 +42,10 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
     terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight,
                               online_from=p.segment.online_from, output=p.segment.output)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),
-                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"segment@{step}"), label=f"segment@{step}")
+                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"segment@{step}"), ranks=state.ranks,
+                          label=f"segment@{step}")
+    if not state.ranks.main:
+        return 0
     write_csv(curve, rows_of_curve)
     save_model(out, model, network=network, classes=rows.classes,
                facts={"pass": step, "psl": p.segment.psl, "output": p.segment.output, "final_loss": rows_of_curve[-1]["loss"]})
@@ -50,4 +53,5 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "weights", "classifier", "labels"), outputs=("out", "curve"))
+    run(main, params=PARAMS, options=("step",), inputs=("images", "index", "mean-pixel", "weights", "classifier", "labels"), outputs=("out", "curve"),
+        ranked=True)

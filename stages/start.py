@@ -6,13 +6,13 @@ from aepsl.data.archive import ArchiveWriter
 from aepsl.data.index import read_index
 from aepsl.errors import AepslError
 from aepsl.mining.record import write_rounds
-from aepsl.networks.files import save_blank
+from aepsl.networks.blank import save_blank
 from aepsl.params import Compute
 from aepsl.resume.state import State
 from aepsl.segmentation.densecrf import require_densecrf
 from stages import run
 
-PARAMS = ("merge.indoor_classes", "refine.crf")
+PARAMS = ("merge.indoor_classes", "refine.crf", "refine.backend")
 
 
 def main(p: Any, compute: Compute, state: State, *, index: str, classifier: str, out: str) -> int:
@@ -23,7 +23,7 @@ def main(p: Any, compute: Compute, state: State, *, index: str, classifier: str,
     unknown = set(p.merge.indoor_classes) - set(classes)
     if unknown:
         raise AepslError(f"merge.indoor_classes: expected names out of {', '.join(classes)}, found {', '.join(sorted(unknown))}")
-    if p.refine.crf != "none":
+    if p.refine.crf != "none" and p.refine.backend == "pydensecrf":
         require_densecrf()
     save_blank(classifier)
     with ArchiveWriter(out) as archive:

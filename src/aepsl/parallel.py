@@ -1,20 +1,27 @@
-"""Run a function over many items in several processes, results in the order of the items."""
+"""Run a function over many items in several processes, of this machine or of a cluster, results in the order of the items."""
 
+import hashlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from itertools import islice
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any, TypeVar
 
 import joblib
 
+from aepsl.errors import AepslError
 from aepsl.resume.interrupt import blocked
 
 T = TypeVar("T")
 R = TypeVar("R")
 WINDOW = 32  # items per process drawn at a time
+PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker
 
 
 def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: int = 0) -> Iterator[R]:
@@ -23,8 +30,12 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
     Parameters
     ----------
     function : picklable, at module level or a ``functools.partial`` of such.
-    processes : how many; 0 = one per core this process may use, 1 = no process is started.
+    processes : how many; 0 = one per core this process may use, 1 = no process is started. Within :func:`cluster` its workers are
+        used instead, however many there are.
     """
+    if _cluster:
+        yield from _on_cluster(_cluster[-1], function, iter(items))
+        return
     count = processes or usable_cores()
     if count == 1:
         yield from map(function, items)
@@ -53,3 +64,108 @@ def end_with(parent: int) -> None:
 def usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ---- a cluster
+
+_cluster: list["_Cluster"] = []  # the one in use: which machines do the work is no argument of the work
+
+
+class _Cluster:
+    """A connection to a Dask scheduler, and the checkout whose work it is given."""
+
+    def __init__(self, client: Any, address: str, root: Path) -> None:
+        self.client, self.address, self.root, self.code = client, address, root, code_of(str(root))
+
+
+@contextmanager
+def cluster(address: str, root: Path) -> Iterator[None]:
+    """Let :func:`in_processes` use the workers of a Dask scheduler in this block; "" changes nothing.
+
+    Workers must see the checkout by the same path and run in the same environment. Whoever may give work to a scheduler can run anything
+    on its workers: it belongs into a network of your own.
+
+    Parameters
+    ----------
+    address : such as "tcp://host:8786".
+    root : the checkout.
+
+    Raises
+    ------
+    AepslError : Dask is not installed, the scheduler does not answer, it has no workers, or was lost.
+    """
+    if not address:
+        yield
+        return
+    try:
+        import logging
+
+        from distributed import Client
+    except ImportError:
+        raise AepslError('compute.scheduler: a Dask cluster needs the package distributed; `pip install "aepsl[cluster]"`, or empty the parameter') from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it knows comes as an exception too
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise AepslError(f"compute.scheduler: no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), correct the "
+                         "address, or empty the parameter to use this machine") from None
+    try:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except (OSError, TimeoutError):
+            raise AepslError(f"compute.scheduler: the scheduler at {address} has no workers after {PATIENCE} s; start some in this checkout and its "
+                             f"environment: `dask worker {address}`") from None
+        _cluster.append(_Cluster(client, address, root))
+        yield
+    finally:
+        if _cluster:
+            _cluster.pop()
+        client.close(timeout=2)
+
+
+def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
+    import asyncio
+
+    from distributed import KilledWorker
+
+    there = partial(_there, str(place.root), place.code, function)
+    try:
+        with joblib.parallel_config(backend="dask", client=place.client), joblib.Parallel(return_as="generator", batch_size=4) as pool:
+            while window := list(islice(items, WINDOW * max(1, sum(place.client.ncores().values())))):
+                results: Any = pool(joblib.delayed(there)(item) for item in window)
+                yield from results
+    except KilledWorker as error:
+        raise AepslError(f"compute.scheduler: workers of {place.address} died again and again at the same images, often because memory ran out "
+                         f"({str(error).splitlines()[0][:200]}): give them more, or fewer threads each. What was finished is kept") from None
+    except (OSError, TimeoutError, asyncio.CancelledError) as error:
+        if place.client.status == "running":
+            raise
+        raise AepslError(f"compute.scheduler: the connection to {place.address} was lost ({error or type(error).__name__}); start it and its workers "
+                         "again, then run `dvc repro` again; what was finished is kept") from None
+
+
+def _there(root: str, code: str, function: Callable[[T], R], item: T) -> R:
+    """The work of one item, on a worker."""
+    if Path.cwd() != Path(root):
+        try:
+            os.chdir(root)
+        except OSError as error:
+            raise AepslError(f"compute.scheduler: worker {os.uname().nodename} does not see {root} ({error.strerror}); workers need the checkout "
+                             "and its data by the same path, a folder that all machines share") from None
+    if _code_here(root) != code:
+        raise AepslError(f"compute.scheduler: worker {os.uname().nodename} runs other code than {root} holds now; restart the workers")
+    return function(item)
+
+
+@cache
+def _code_here(root: str) -> str:
+    # Kept from the first call on: a worker goes on with the modules it has, however the files change.
+    return code_of(root)
+
+
+def code_of(root: str) -> str:
+    """Digest of the project's code and of the Python that runs it."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted(path for folder in ("src", "stages") for path in Path(root, folder).rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

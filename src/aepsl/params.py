@@ -200,6 +200,9 @@ class Predict(Group):
     flip: bool
 
 
+Backend = Literal["torch", "pydensecrf"]
+
+
 class CrfSettings(Group):
     """Fully connected CRF: weights, and standard deviations in pixels (xy) and grey levels (rgb)."""
 
@@ -213,7 +216,7 @@ class CrfSettings(Group):
 
 class Refine(Group):
     crf: Literal["none", "deeplab", "deeplab-v2", "psa", "afa", "custom"]
-    backend: Literal["torch", "pydensecrf"]
+    backend: Backend
     custom: CrfSettings
 
 

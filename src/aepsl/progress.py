@@ -10,7 +10,8 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], *, total: int, label: str, unit: str = "image", done: int = 0, every: float = 15.0) -> Iterator[T]:
+def progress(items: Iterable[T], *, total: int, label: str, unit: str = "image", done: int = 0, every: float = 15.0,
+             shown: bool = True) -> Iterator[T]:
     """Pass the items through and report on stderr.
 
     Parameters
@@ -19,7 +20,11 @@ def progress(items: Iterable[T], *, total: int, label: str, unit: str = "image",
     label : what is going on, e.g. ``"mine r2"``.
     done : items that an earlier run did, which ``items`` leaves out.
     every : seconds between two lines where stderr is no terminal.
+    shown : report at all.
     """
+    if not shown:
+        yield from items
+        return
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, initial=done, desc=label, unit=unit, dynamic_ncols=True, smoothing=0.05, leave=False)
         return

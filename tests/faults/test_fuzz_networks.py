@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from aepsl.data.archive import ArchiveReader, ArchiveWriter
 from aepsl.errors import AepslError
+from aepsl.networks.blank import save_blank
 from aepsl.networks.classifier import Classifier
-from aepsl.networks.files import continue_classifier, load_classifier, load_segmenter, save_blank, save_model
+from aepsl.networks.files import continue_classifier, load_classifier, load_segmenter, save_model
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import build_trunk
 from aepsl.networks.weights import StartingWeights, load_into, load_weights, save_weights, starting_weights

@@ -1,12 +1,16 @@
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from aepsl.mining.stop import HeldOut, SaliencySums, held_out_accuracy, last_useful_round, margins
+from aepsl.mining.held_out import HeldOut, held_out_accuracy
+from aepsl.mining.stop import SaliencySums, last_useful_round, margins
 from aepsl.networks.classifier import Classifier
+from aepsl.networks.inference import Engine
 from aepsl.networks.trunks import PREPROCESSING, Preprocessing, Trunk
 
 CPU = torch.device("cpu")
@@ -32,15 +36,23 @@ def plain(red: int, green: int, blue: int) -> np.ndarray:
     return np.full((4, 6, 3), (red, green, blue), np.uint8)
 
 
+def photographs(images: list[np.ndarray], labels: np.ndarray) -> Any:
+    sizes = np.array([image.shape[1::-1] for image in images]).reshape(-1, 2)
+    index = SimpleNamespace(sizes=sizes, labels=labels, ids=[str(row) for row in range(len(images))])
+    return type("Given", (list,), {"index": index})(images)
+
+
 def test_accuracy_counts_images_whose_highest_score_is_one_of_their_classes(monkeypatch):
     monkeypatch.setitem(PREPROCESSING, "plain", Preprocessing((0, 0, 0), (1 / 255, 1 / 255, 1 / 255), bgr=False))
     images = [plain(200, 0, 0), plain(10, 200, 0), plain(0, 0, 90), plain(200, 0, 100)]
     labels = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]], bool)  # right, right, wrong, wrong
-    assert held_out_accuracy(colour_classifier(), images, labels, scale=0.5, device=CPU) == HeldOut(accuracy=0.5, chance=0.75)
+    for batch in (1, 3):
+        found = held_out_accuracy(colour_classifier(), photographs(images, labels), scale=0.5, engine=Engine(CPU, batch))
+        assert found == HeldOut(accuracy=0.5, chance=0.75)
 
 
 def test_without_images_there_is_no_accuracy():
-    assert held_out_accuracy(colour_classifier(), [], np.zeros((0, 3), bool), scale=1.0, device=CPU) is None
+    assert held_out_accuracy(colour_classifier(), photographs([], np.zeros((0, 3), bool)), scale=1.0, engine=Engine(CPU)) is None
 
 
 def test_saliency_is_averaged_over_the_pixels_that_a_round_erased_first():

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from aepsl.errors import AepslError
+from aepsl.networks.blank import save_blank
 from aepsl.networks.classifier import Classifier
-from aepsl.networks.files import continue_classifier, load_classifier, load_segmenter, save_blank, save_model, start_from_classifier
+from aepsl.networks.files import continue_classifier, load_classifier, load_segmenter, save_model, start_from_classifier
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import Trunk, build_trunk
 from aepsl.params import Network

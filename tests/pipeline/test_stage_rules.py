@@ -24,7 +24,8 @@ from aepsl.resume.state import State
 from aepsl.segmentation.scores import read_scores
 from stages import classify, merge, mine, predict
 
-HERE = Compute(device="cpu", workers=0, processes=1, threads=0, save_every=60)
+HERE = Compute(device="cpu", devices=1, launcher="", precision="float32", compile=False, inference_batch=1, scheduler="",
+               workers=0, processes=1, threads=0, save_every=60)
 NO_STATE = State(None, 60)
 
 
@@ -170,7 +171,9 @@ def scores_written(folder: Path, monkeypatch: pytest.MonkeyPatch, confidences: l
     v = None if confidences is None else np.array(confidences, np.float32)
     model = SimpleNamespace(trunk=SimpleNamespace(output_stride=8))
     monkeypatch.setattr(predict, "load_segmenter", lambda path, device: (model, {"facts": {"psl": psl, "output": "softmax"}}))
-    monkeypatch.setattr(predict, "class_probabilities", lambda *_, **__: (f, v))
+    monkeypatch.setattr(predict, "ready", lambda loaded, engine: loaded)
+    batch = torch.from_numpy(f)[None], None if v is None else torch.from_numpy(v)[None]
+    monkeypatch.setattr(predict, "batch_probabilities", lambda *_, **__: batch)
     index = index_of(folder, "abc", [list(labels)], 9, "val")
     images = packed(folder / "images.zip", {"i0.png": png(np.zeros((1, 9, 3), np.uint8))})
     settings: Any = SimpleNamespace(predict=SimpleNamespace(prohibit_below=0.1, scales=[1.0], flip=False))

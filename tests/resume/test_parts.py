@@ -20,8 +20,8 @@ class Work:
         self._fails_at = fails_at
         self._error = error
 
-    def __call__(self, start: int) -> Iterator[Entries]:
-        for number in range(start, TOTAL):
+    def __call__(self, some: range) -> Iterator[Entries]:
+        for number in some:
             if number == self._fails_at:
                 raise self._error(15) if self._error is Interrupted else self._error()
             self.computed.append(number)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from aepsl.data.archive import VOID, ArchiveReader
@@ -118,11 +117,11 @@ class ErasedPhotographs(Photographs):
         return erase(image, np.logical_or.reduce(regions), self._fill) if regions else image
 
 
-class Samples(torch.utils.data.Dataset[dict[str, Any]]):
+class Samples:
     """Training samples, addressed by (epoch, row).
 
-    A sample holds ``id`` str, ``image`` (3, crop, crop) uint8 RGB, ``labels`` (C,) bool and, where pseudo-labels are
-    given, ``mask`` (crop, crop) uint8.
+    A sample holds ``id`` str, ``image`` (crop, crop, 3) uint8 RGB, ``labels`` (C,) bool and, where pseudo-labels are
+    given, ``mask`` (crop, crop) uint8, all NumPy's: what reads images need not import torch.
     """
 
     def __init__(self, photographs: Photographs, augmentation: Augmentation, *, seed: int, masks: ArchiveReader | None = None) -> None:
@@ -139,9 +138,8 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
         epoch, row = key
         mask = None if self._masks is None else self._masks.mask(f"{self.index.ids[row]}.png")
         image, mask = self._augmentation(self.photographs[row], mask, np.random.default_rng([self._seed, epoch, row]))
-        sample = {"id": self.index.ids[row], "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
-                  "labels": torch.from_numpy(self.index.labels[row])}
-        return sample if mask is None else sample | {"mask": torch.from_numpy(mask)}
+        sample = {"id": self.index.ids[row], "image": image, "labels": self.index.labels[row]}
+        return sample if mask is None else sample | {"mask": mask}
 
 
 def batches(count: int, batch: int, total: int, *, seed: int, first: int = 0) -> Iterator[list[tuple[int, int]]]:

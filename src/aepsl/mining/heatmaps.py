@@ -4,65 +4,70 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from aepsl.networks.classifier import Classifier, Output, label_probabilities
-from aepsl.networks.grid import from_grid
-from aepsl.networks.trunks import as_input, resized
+from aepsl.networks.inference import as_batch, mean_of_views, seen_in, sent
 
 
-def class_heatmaps(model: Classifier, image: np.ndarray, classes: Sequence[int], *, scales: Sequence[float], flip: bool,
-                   device: torch.device) -> np.ndarray:
-    """Heatmaps of the given classes in the frame of the image, before normalisation.
+def batch_heatmaps(model: Classifier, images: Tensor, classes: Sequence[Sequence[int]], *, scales: Sequence[float], flip: bool) -> Tensor:
+    """Heatmaps of given classes of several images in the frame of the images, before normalisation.
 
     Parameters
     ----------
-    image : (H, W, 3) uint8 RGB, mined regions already erased.
-    classes : K class numbers, from 1.
+    images : (B, H, W, 3) uint8 RGB, mined regions already erased, on the model's device.
+    classes : of each image, numbers from 1.
     scales, flip : resized and mirrored copies whose heatmaps are averaged; ``[1.0]``, False = the paper's.
 
     Returns
     -------
-    (K, H, W) float32.
+    (B, K, H, W) float32, K the longest of the B lists; what lies behind the end of a shorter one means nothing.
     """
-    height, width = image.shape[:2]
-    total = torch.zeros(len(classes), height, width, device=device)
-    rows = torch.tensor(list(classes), device=device) - 1
+    most = max(map(len, classes))
+    rows = sent(np.array([[*(label - 1 for label in own), *[0] * (most - len(own))] for own in classes], np.int64).reshape(-1, most), images.device)
+    grids, views = [], []
+    for inputs, seen in seen_in(images, model.trunk.preprocessing, scales, flip=flip):
+        grids += model.heatmaps(inputs, rows.repeat(len(seen), 1)).split(len(images))
+        views += seen
+    return mean_of_views(grids, views, (images.shape[1], images.shape[2]), stride=model.trunk.output_stride)
+
+
+def class_heatmaps(model: Classifier, image: np.ndarray, classes: Sequence[int], *, scales: Sequence[float], flip: bool,
+                   device: torch.device) -> np.ndarray:
+    """:func:`batch_heatmaps` of one image (H, W, 3) uint8: (K, H, W) float32, in the order of ``classes``."""
     with torch.inference_mode():
-        inputs = as_input(image, model.trunk.preprocessing, device)
-        for scale in scales:
-            scaled = resized(inputs, scale)
-            size = scaled.shape[2], scaled.shape[3]
-            for view in (scaled, scaled.flip(3)) if flip else (scaled,):
-                maps = from_grid(model.heatmaps(view.contiguous(memory_format=torch.channels_last))[:, rows], size, model.trunk.output_stride)
-                maps = maps.flip(3) if view is not scaled else maps
-                total += _to_size(maps, (height, width))[0]
-    return (total / (len(scales) * (1 + flip))).cpu().numpy()
+        return batch_heatmaps(model, as_batch(image, device), [classes], scales=scales, flip=flip)[0].cpu().numpy()
 
 
-def _to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
-
-
-def normalise_heatmaps(heatmaps: np.ndarray, rule: str) -> np.ndarray:
-    """Heatmaps (K, H, W) scaled to [0, 1], each by its own values.
+def normalised(heatmaps: Tensor, rule: str) -> Tensor:
+    """Heatmaps (…, H, W) scaled to [0, 1], each by its own values.
 
     ``minmax``: (H − min) / (max − min). ``relu-max``: max(H, 0) / max. A map without contrast points nowhere: zeros.
     """
-    low, high = heatmaps.min((1, 2), keepdims=True), heatmaps.max((1, 2), keepdims=True)
-    base = low if rule == "minmax" else np.zeros_like(low)
+    low, high = (values.to(heatmaps.dtype) for values in (heatmaps.amin((-2, -1), keepdim=True), heatmaps.amax((-2, -1), keepdim=True)))
+    base = low if rule == "minmax" else torch.zeros_like(low)
     # The values of a constant map differ by rounding, some 1e-7 of their size, which must not be stretched to [0, 1].
-    points = (high - low > 1e-5 * np.maximum(abs(low), abs(high))) & (high > base)
-    return np.where(points, np.clip(heatmaps - base, 0, None) / np.where(points, high - base, 1), 0).astype(np.float32)
+    points = (high - low > 1e-5 * torch.maximum(low.abs(), high.abs())) & (high > base)
+    scaled = (heatmaps - base).clamp_(min=0).div_(torch.where(points, high - base, 1))
+    return scaled.mul_(points)
+
+
+def normalise_heatmaps(heatmaps: np.ndarray, rule: str) -> np.ndarray:
+    """:func:`normalised` of an array (K, H, W)."""
+    scaled: np.ndarray = normalised(torch.from_numpy(np.asarray(heatmaps, np.float32)), rule).numpy()
+    return scaled
+
+
+def batch_confidences(model: Classifier, images: Tensor, *, scale: float, output: Output) -> Tensor:
+    """Class confidences p (B, C) float32 of images (B, H, W, 3) uint8 RGB resized by ``scale``: best the middle of the scales trained on."""
+    [(inputs, _)] = seen_in(images, model.trunk.preprocessing, [scale], flip=False)
+    return label_probabilities(model(inputs), output)
 
 
 def confidences(model: Classifier, image: np.ndarray, *, scale: float, output: Output, device: torch.device) -> np.ndarray:
-    """Class confidences p (C,) float32 of an image (H, W, 3) uint8 RGB resized by ``scale``: best the middle of the scales trained on."""
+    """:func:`batch_confidences` of one image (H, W, 3) uint8: (C,)."""
     with torch.inference_mode():
-        inputs = resized(as_input(image, model.trunk.preprocessing, device), scale)
-        logits = model(inputs.contiguous(memory_format=torch.channels_last))
-        return label_probabilities(logits, output)[0].cpu().numpy()
+        return batch_confidences(model, as_batch(image, device), scale=scale, output=output)[0].cpu().numpy()
 
 
 def most_confident(confidences: np.ndarray, labels: np.ndarray, *, share: float) -> np.ndarray:
@@ -85,20 +90,23 @@ def most_confident(confidences: np.ndarray, labels: np.ndarray, *, share: float)
     return wanted
 
 
-def mine(heatmaps: np.ndarray, mined: dict[int, np.ndarray], number: int, *, rule: str, threshold: float) -> dict[int, np.ndarray]:
-    """Add the regions above δ to what earlier rounds mined (Algorithm 1: F_i^c ∪= R).
+def added(above: np.ndarray, mined: dict[int, np.ndarray], number: int) -> dict[int, np.ndarray]:
+    """Add the regions of a round to what earlier rounds mined (Algorithm 1: F_i^c ∪= R).
 
     Parameters
     ----------
-    heatmaps : (K, H, W) float32, before normalisation, in the order of the keys of ``mined``.
+    above : (K, H, W) bool, where the heatmap of each key of ``mined`` is above δ.
     mined : class number → (H, W) uint8, round that mined the pixel, 0 = none.
     number : this round, from 1.
-    threshold : δ, a fraction of the normalised range.
 
     Returns
     -------
     The same mapping with this round's pixels added; a pixel keeps the round that found it first.
     """
-    above = normalise_heatmaps(heatmaps, rule) > threshold
     return {label: np.where((region == 0) & above[place], number, region).astype(np.uint8)
             for place, (label, region) in enumerate(mined.items())}
+
+
+def mine(heatmaps: np.ndarray, mined: dict[int, np.ndarray], number: int, *, rule: str, threshold: float) -> dict[int, np.ndarray]:
+    """:func:`added` of the regions of heatmaps (K, H, W) float32, before normalisation, above δ: a fraction of the normalised range."""
+    return added(normalise_heatmaps(heatmaps, rule) > threshold, mined, number)

@@ -36,13 +36,20 @@ class Classifier(nn.Module):
         logits: Tensor = self.fc(features.mean((2, 3)))
         return logits
 
-    def heatmaps(self, images: Tensor) -> Tensor:
+    def heatmaps(self, images: Tensor, asked: Tensor | None = None) -> Tensor:
         """Class activation maps (B, C, h, w) at the trunk's stride, not normalised.
 
         The features weighted by the fully connected layer's row of each class; the bias is left out. So the mean of a map
         plus the bias is the logit of its class.
+
+        Parameters
+        ----------
+        asked : (B, K) int64, the classes of each image whose maps (B, K, h, w) are wanted, from 0; None = all.
         """
-        return torch.einsum("bdhw,cd->bchw", self.trunk(images), self.fc.weight)
+        features = self.trunk(images)
+        if asked is None:
+            return torch.einsum("bdhw,cd->bchw", features, self.fc.weight)
+        return torch.einsum("bdhw,bkd->bkhw", features, self.fc.weight[asked])
 
     def last_layer_parameters(self) -> list[nn.Parameter]:
         """The parameters that learn at the higher rate."""

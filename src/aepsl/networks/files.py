@@ -8,6 +8,7 @@ import torch
 
 from aepsl.data.archive import write_atomically
 from aepsl.errors import AepslError, printable, shown
+from aepsl.networks.blank import is_blank
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.tensors import load_tensors, tensor_fault
@@ -35,13 +36,6 @@ def save_model(path: str | os.PathLike[str], model: Classifier | Segmenter, *, n
     write_atomically(path, buffer.getvalue())
 
 
-def save_blank(path: str | os.PathLike[str]) -> None:
-    """Write what stands before the first classifier of a chain: a file that says that nothing is learnt yet."""
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "kind": "Blank"}, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
 class _Facts(dict[str, Any]):
     """What a file says of how its model was made; asking for what it does not say is an explained error."""
 
@@ -56,7 +50,7 @@ class _Facts(dict[str, Any]):
 
 def _load(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     try:
-        content = load_tensors(path)
+        content = {"format": FORMAT, "kind": "Blank"} if is_blank(path) else load_tensors(path)
     except FileNotFoundError:
         raise AepslError(f"{path}: no such file; `dvc repro` or `dvc pull` makes it") from None
     except (OSError, ValueError) as error:

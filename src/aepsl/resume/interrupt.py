@@ -65,6 +65,11 @@ def _receive(signum: int, frame: FrameType | None) -> None:
     _waiting = signum
 
 
+def waiting() -> int:
+    """The signal that waits for :func:`held` to be left, 0 = none."""
+    return _waiting
+
+
 @contextmanager
 def held() -> Iterator[None]:
     """Let a signal wait until the block is left, so that what is saved is whole."""

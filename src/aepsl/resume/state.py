@@ -21,10 +21,11 @@ from typing import IO, Any
 
 from aepsl.data.archive import write_atomically
 from aepsl.errors import AepslError
+from aepsl.ranks import ALONE, Ranks
 from aepsl.resume.interrupt import held
 
 ABOUT, LOCK, REMOVED = "about.json", "lock", ".removed"
-PACKAGES = ("joblib", "numpy", "pillow", "pydensecrf2", "scikit-image", "scipy", "torch", "torchvision")
+PACKAGES = ("joblib", "numpy", "pillow", "pydensecrf2", "scikit-image", "scipy", "torch")
 
 
 @dataclass
@@ -37,12 +38,14 @@ class State:
     every : seconds between two savings; 0 = after every item or batch.
     key : digest of what the result depends on.
     resumed : whether an interrupted run had left something that this one goes on from.
+    ranks : the processes of the run, which share the folder.
     """
 
     folder: Path | None
     every: float
     key: str = ""
     resumed: bool = False
+    ranks: Ranks = ALONE
 
     @contextmanager
     def saving(self) -> Iterator[None]:

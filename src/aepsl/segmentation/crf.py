@@ -1,18 +1,22 @@
 """From class probabilities on the network's grid to a mask of the image, with or without the fully connected CRF.
 
-The CRF is that of Krähenbühl and Koltun ("Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials",
-NIPS 2011) as implemented by pydensecrf, with its defaults: Potts compatibility, symmetric normalisation.
+The CRF is that of Krähenbühl and Koltun ("Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011) with Potts
+compatibility and symmetric normalisation, by :mod:`aepsl.segmentation.mean_field` or by pydensecrf.
 """
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from aepsl.errors import AepslError
 from aepsl.networks.grid import from_grid
-from aepsl.params import CrfSettings
-from aepsl.segmentation.densecrf import require_densecrf
+from aepsl.params import Backend, CrfSettings
+from aepsl.segmentation import densecrf, mean_field
 
+Item = tuple[int, np.ndarray, np.ndarray]  # number, image (H, W, 3) uint8, probabilities (1+C, h, w)
 LEAST_PROBABILITY = 1e-5  # the logarithm needs a floor; half precision holds no less without loss
 
 PRESETS: dict[str, CrfSettings] = {
@@ -45,7 +49,7 @@ def argmax_mask(probabilities: np.ndarray, size: tuple[int, int], *, stride: int
     return mask
 
 
-def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, *, stride: int) -> np.ndarray:
+def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, *, stride: int, backend: Backend = "torch") -> np.ndarray:
     """The most probable class of each pixel after the fully connected CRF.
 
     Parameters
@@ -58,32 +62,49 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, 
     -------
     (H, W) uint8, image frame.
     """
+    if backend == "torch":
+        mask: np.ndarray = refine_batch(image[None], probabilities[None], settings, stride=stride)[0]
+        return mask
     size = (image.shape[0], image.shape[1])
     present = np.flatnonzero(_checked(probabilities).any((1, 2)))
     if len(present) < 2:
         return np.full(size, present[0] if len(present) else 0, np.uint8)
-    share = upsample(probabilities[present], size, stride=stride)
-    share /= np.maximum(share.sum(0), LEAST_PROBABILITY)
-    # Where prohibition and half precision left nothing, every class gets the floor: the neighbours decide.
-    marginals = mean_field(-np.log(np.maximum(share, LEAST_PROBABILITY)), image, settings)
-    mask: np.ndarray = present[marginals.argmax(0)].astype(np.uint8)
+    logits = _logits(torch.from_numpy(np.asarray(probabilities[present], np.float32)[None]), size, stride)[0].numpy()
+    mask = present[densecrf.marginals(-logits, image, settings).argmax(0)].astype(np.uint8)
     return mask
 
 
-def mean_field(unary: np.ndarray, image: np.ndarray, settings: CrfSettings) -> np.ndarray:
+def refine_batch(images: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, *, stride: int,
+                 device: torch.device = torch.device("cpu")) -> np.ndarray:
+    """:func:`refine` of images (B, H, W, 3) with probabilities (B, 1+C, h, w) at once on a device: (B, H, W) uint8."""
+    present = _checked(probabilities).any((2, 3))
+    present[:, 0] |= ~present.any(1)  # background where nothing is possible
+    classes = np.flatnonzero(present.any(0))
+    if len(classes) == 1:
+        return np.full(images.shape[:3], classes[0], np.uint8)
+    pixels = torch.from_numpy(np.array(images)).to(device)
+    logits = _logits(torch.from_numpy(np.asarray(probabilities[:, classes], np.float32)).to(device), (images.shape[1], images.shape[2]), stride)
+    logits.masked_fill_(torch.from_numpy(~present[:, classes, None, None]).to(device), -torch.inf)
+    masks: np.ndarray = classes[mean_field.labels(logits, pixels, settings).cpu().numpy()].astype(np.uint8)
+    return masks
+
+
+def _logits(probabilities: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """Logarithms (B, K, H, W) of each pixel's shares. Where prohibition and half precision left nothing, all are equal: the neighbours decide."""
+    share = from_grid(probabilities, size, stride)
+    share = share / share.sum(1, keepdim=True).clamp_(min=LEAST_PROBABILITY)
+    return share.clamp_(min=LEAST_PROBABILITY).log_()
+
+
+def marginals(unary: np.ndarray, image: np.ndarray, settings: CrfSettings, *, backend: Backend = "torch") -> np.ndarray:
     """Marginals (K, H, W) float32 of the CRF with unary energies (K, H, W) on an image (H, W, 3) uint8 RGB, K ≥ 2."""
-    densecrf = require_densecrf()
-    count, height, width = unary.shape
-    if image.shape != (height, width, 3) or image.dtype != np.uint8:
-        raise ValueError(f"expected an image ({height}, {width}, 3) uint8 for the unary energies, got {image.shape} {image.dtype}")
-    crf = densecrf.DenseCRF2D(width, height, count)
-    crf.setUnaryEnergy(np.ascontiguousarray(unary.reshape(count, -1), np.float32))
-    if settings.spatial_weight:
-        crf.addPairwiseGaussian(sxy=settings.spatial_xy, compat=settings.spatial_weight)
-    if settings.bilateral_weight:
-        crf.addPairwiseBilateral(sxy=settings.bilateral_xy, srgb=settings.bilateral_rgb, rgbim=np.array(image, order="C"),
-                                 compat=settings.bilateral_weight)
-    return np.asarray(crf.inference(settings.iterations), np.float32).reshape(count, height, width)
+    if image.shape != (*unary.shape[1:], 3) or image.dtype != np.uint8:
+        raise ValueError(f"expected an image {(*unary.shape[1:], 3)} uint8 for the unary energies, got {image.shape} {image.dtype}")
+    if backend == "pydensecrf":
+        return densecrf.marginals(unary, image, settings)
+    logits = torch.from_numpy(np.negative(unary, dtype=np.float32))
+    found: np.ndarray = mean_field.marginals(logits[None], torch.from_numpy(np.array(image))[None], settings)[0].numpy()
+    return found
 
 
 def _checked(probabilities: np.ndarray) -> np.ndarray:
@@ -97,8 +118,22 @@ def crf_settings(name: str, custom: CrfSettings) -> CrfSettings | None:
     return {"none": None, "custom": custom}[name] if name in ("none", "custom") else PRESETS[name]
 
 
-def final_mask(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings | None, *, stride: int) -> np.ndarray:
+def final_mask(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings | None, *, stride: int, backend: Backend = "torch") -> np.ndarray:
     """The mask (H, W) uint8 of an image: by :func:`refine`, or by the arg max alone where there are no settings."""
     if settings is None:
         return argmax_mask(probabilities, image.shape[:2], stride=stride)
-    return refine(image, probabilities, settings, stride=stride)
+    return refine(image, probabilities, settings, stride=stride, backend=backend)
+
+
+def refined_on(device: torch.device, items: Iterable[Item], settings: CrfSettings, *, stride: int, batch: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """The number and the mask by :func:`refine` of every item, in order, up to ``batch`` images of one size (0 = 16) at once on a device."""
+    remaining, batch = iter(items), batch or 16
+    while window := list(islice(remaining, 4 * batch)):
+        masks: dict[int, np.ndarray] = {}
+        for size in dict.fromkeys(image.shape for _, image, _ in window):
+            alike = [item for item in window if item[1].shape == size]
+            for start in range(0, len(alike), batch):
+                numbers, images, probabilities = zip(*alike[start:start + batch], strict=True)
+                found = refine_batch(np.stack(images), np.stack(probabilities), settings, stride=stride, device=device)
+                masks |= zip(numbers, found, strict=True)
+        yield from ((number, masks[number]) for number, _, _ in window)

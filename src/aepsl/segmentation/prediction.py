@@ -4,49 +4,47 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from aepsl.networks.classifier import Output, label_probabilities
-from aepsl.networks.grid import from_grid, to_grid
+from aepsl.networks.inference import View, as_batch, mean_of_views, seen_in
 from aepsl.networks.segmenter import Segmenter
-from aepsl.networks.trunks import as_input, resized
 
 
-def class_probabilities(model: Segmenter, image: np.ndarray, *, scales: Sequence[float], flip: bool, device: torch.device,
-                        output: Output = "softmax") -> tuple[np.ndarray, np.ndarray | None]:
-    """Probabilities at the network's stride and class confidences.
+def batch_probabilities(model: Segmenter, images: Tensor, *, scales: Sequence[float], flip: bool,
+                        output: Output = "softmax") -> tuple[Tensor, Tensor | None]:
+    """Probabilities at the network's stride and class confidences of several images.
 
     Parameters
     ----------
-    image : (H, W, 3) uint8 RGB.
+    images : (B, H, W, 3) uint8 RGB, on the model's device.
     scales, flip : resized and mirrored copies, averaged; they are brought to the grid of scale 1.
 
     Returns
     -------
-    f : (1+C, ⌈H/s⌉, ⌈W/s⌉) float32, soft max.
-    v : (C,) float32, or None for a network without a classification branch.
+    f : (B, 1+C, ⌈H/s⌉, ⌈W/s⌉) float32, soft max.
+    v : (B, C) float32, or None for a network without a classification branch.
     """
-    height, width = image.shape[:2]
+    grids: list[Tensor] = []
+    views: list[View] = []
+    confidences: list[Tensor] = []
+    for inputs, seen in seen_in(images, model.trunk.preprocessing, scales, flip=flip):
+        scores, class_scores = model(inputs)
+        grids += scores.softmax(1).split(len(images))
+        views += seen
+        if class_scores is not None:
+            confidences += label_probabilities(class_scores, output).split(len(images))
     stride = model.trunk.output_stride
-    grids, confidences = [], []
+    mean = mean_of_views(grids, views, (images.shape[1], images.shape[2]), stride=stride, step=stride)
+    return mean, torch.stack(confidences).mean(0) if confidences else None
+
+
+def class_probabilities(model: Segmenter, image: np.ndarray, *, scales: Sequence[float], flip: bool, device: torch.device,
+                        output: Output = "softmax") -> tuple[np.ndarray, np.ndarray | None]:
+    """:func:`batch_probabilities` of one image (H, W, 3) uint8: f (1+C, ⌈H/s⌉, ⌈W/s⌉) and v (C,) or None."""
     with torch.inference_mode():
-        inputs = as_input(image, model.trunk.preprocessing, device)
-        for scale in scales:
-            scaled = resized(inputs, scale)
-            size = scaled.shape[2], scaled.shape[3]
-            for mirrored in (False, True) if flip else (False,):
-                scores, class_scores = model((scaled.flip(3) if mirrored else scaled).contiguous(memory_format=torch.channels_last))
-                probabilities = scores.softmax(1)
-                if mirrored or size != (height, width):
-                    full = from_grid(probabilities, size, stride)
-                    full = full.flip(3) if mirrored else full
-                    full = F.interpolate(full, (height, width), mode="bilinear", align_corners=False)
-                    probabilities = to_grid(full.flatten(0, 1), stride)[None]
-                grids.append(probabilities[0])
-                if class_scores is not None:
-                    confidences.append(label_probabilities(class_scores, output)[0])
-    mean = torch.stack(grids).mean(0).cpu().numpy()
-    return mean, torch.stack(confidences).mean(0).cpu().numpy() if confidences else None
+        mean, confidences = batch_probabilities(model, as_batch(image, device), scales=scales, flip=flip, output=output)
+    return mean[0].cpu().numpy(), None if confidences is None else confidences[0].cpu().numpy()
 
 
 def prohibit(probabilities: np.ndarray, possible: np.ndarray) -> np.ndarray:

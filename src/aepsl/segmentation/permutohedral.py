@@ -1,0 +1,176 @@
+"""Gaussian filtering in many dimensions on the permutohedral lattice (Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the
+Permutohedral Lattice", Eurographics 2010).
+
+Points give their values to the d + 1 vertices of the simplex they lie in (splat), vertices exchange values with their neighbours along each of
+the d + 1 axes (blur), and points take the blurred values back (slice). All three are sums of weighted rows, over the same rows for every call,
+so each is one ``embedding_bag``: rows are contiguous, every sum has a fixed order on a processor and on CUDA, whatever the number of threads.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import accumulate, combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TINY = 1e-20  # under the root of a norm
+# Odd numbers without pattern, to number cells by where there are more of them than 64 bits can tell apart.
+ODD = (-7046029254386353131, -4417276706812531889, 1609587929392839161, -8796714831421723037, 2870177450012600261, -2027651103412640419)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A lattice of M vertices for P points of d dimensions. Row M of every table of vertex values is zero: the missing neighbour."""
+
+    points: Tensor      # ((d+1)·P) int32, ordered by the vertex they give to
+    given: Tensor       # ((d+1)·P) float32, the share that each of them gives
+    starts: Tensor      # (M+1) int32, where in `points` those of a vertex begin
+    neighbours: Tensor  # (d+1, M+1, 3) int32: along each axis a vertex itself, the one before, the one behind
+    blur: Tensor        # (M+1, 3) float32: 1, ½, ½
+    vertices: Tensor    # (P, d+1) int32, the vertices around each point
+    taken: Tensor       # (P, d+1) float32, the share that it takes of each
+
+    @property
+    def size(self) -> int:
+        """Rows of a table of vertex values, M + 1."""
+        return len(self.starts)
+
+    def blurred(self, values: Tensor) -> Tensor:
+        """Values (P, K) of the points → blurred values (M+1, K) of the vertices."""
+        table = F.embedding_bag(self.points, values, self.starts, mode="sum", per_sample_weights=self.given)
+        for axis in self.neighbours:
+            table = F.embedding_bag(axis, table, mode="sum", per_sample_weights=self.blur)
+        return table
+
+    def filtered(self, values: Tensor) -> Tensor:
+        """Values (P, K) float32 → (P, K): at each point the sum over all points of values times exp(−distance² / 2), about."""
+        return sliced(self.blurred(values), self.vertices, self.taken)
+
+    def weighted(self, weight: float) -> "Lattice":
+        """The same with all that points take multiplied."""
+        return replace(self, taken=self.taken * weight)
+
+    def normalised(self) -> "Lattice":
+        """The same with the symmetric normalisation of Krähenbühl and Koltun: the kernel k(i, j) / √(Σ k(i, ·) Σ k(j, ·))."""
+        norm = (self.filtered(self.given.new_ones(len(self.vertices), 1)) + TINY).rsqrt_()
+        return replace(self, given=self.given * norm.view(-1).index_select(0, self.points), taken=self.taken * norm)
+
+
+def sliced(table: Tensor, vertices: Tensor, taken: Tensor) -> Tensor:
+    """Rows (P, K), each the sum of ``taken`` (P, n) times the rows ``vertices`` (P, n) of a table."""
+    return F.embedding_bag(vertices, table, mode="sum", per_sample_weights=taken)
+
+
+def lattice(features: Tensor) -> Lattice:
+    """The lattice of points with features (d, B, P) float32, in units of the Gaussian's standard deviation, d ≤ 5; B·P·(d + 1) below 2³¹.
+
+    The B sets of P points do not see each other. Scaling, rounding to the nearest vertex of remainder 0 and order of the axes are those of the
+    authors' code, so that values agree with it to float32's precision; the numbering of vertices is our own.
+    """
+    d, sets = features.shape[:2]
+    elevated = _elevated(features.reshape(d, -1))
+    count = elevated.shape[1]
+    nearest = torch.round(elevated / (d + 1))
+    rank = _ranks(elevated - nearest * (d + 1)).add_(nearest.sum(0).to(torch.int8))
+    shift = (rank < 0).to(torch.int8) - (rank > d).to(torch.int8)
+    nearest += shift
+    place = rank.add_(shift, alpha=d + 1).long()
+    # Barycentric coordinates are the differences of what the rounding left, in descending order.
+    left = torch.empty_like(elevated).scatter_(0, place, elevated.div_(d + 1).sub_(nearest))
+    shares = torch.cat([1 + left[d:] - left[:1], (left[:-1] - left[1:]).flip(0)])
+
+    cells, factors = _coded(nearest[:d].long(), sets)
+    steps = torch.empty_like(place).scatter_(0, place, factors[:, None].expand_as(place))
+    orders, codes, starts, vertices = [], [], [], torch.empty_like(place, dtype=torch.int32)
+    known = 0
+    for remainder in range(d + 1):
+        if remainder:  # the next vertex of the simplex is one cell back along the axis of the next rank
+            cells = cells - steps[d + 1 - remainder]
+        values, order = _sorted(cells)
+        new = torch.cat([values.new_ones(1, dtype=torch.bool), values[1:] != values[:-1]])
+        vertices[remainder, order] = new.cumsum(0, dtype=torch.int32).add_(known - 1)
+        first = new.nonzero()[:, 0]
+        orders.append(order)
+        codes.append(values[first])
+        starts.append(first + remainder * count)
+        known += len(first)
+    points = torch.cat(orders).int()
+    given = torch.cat([share.index_select(0, order) for share, order in zip(shares, orders, strict=True)])
+    neighbours = _neighbours(codes, factors)
+    blur = given.new_tensor([1, 0.5, 0.5]).repeat(known + 1, 1)
+    blur[known] = 0
+    return Lattice(points, given, torch.cat([*starts, points.new_tensor([len(points)])]).int(), neighbours, blur,
+                   vertices.t().contiguous(), shares.t() / (1 + 2.0**-d))
+
+
+def _elevated(features: Tensor) -> Tensor:
+    """Features (d, P) → coordinates (d+1, P) that add up to zero, scaled so that the blur's standard deviation is 1."""
+    d = len(features)
+    elevated = features.new_empty(d + 1, features.shape[1])
+    behind = torch.zeros_like(features[0])
+    for i in range(d, 0, -1):
+        scaled = features[i - 1] * (math.sqrt(2 / 3) * (d + 1) / math.sqrt(i * (i + 1)))
+        torch.sub(behind, scaled, alpha=i, out=elevated[i])
+        behind += scaled
+    elevated[0] = behind
+    return elevated
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """The place of each of n values (n, P) in descending order, int8; of equal ones the first comes first."""
+    rank = torch.zeros_like(values, dtype=torch.int8)
+    for i, j in combinations(range(len(values)), 2):
+        behind = values[i] < values[j]
+        rank[i] += behind
+        rank[j] += ~behind
+    return rank
+
+
+def _coded(cells: Tensor, sets: int) -> tuple[Tensor, Tensor]:
+    """Cells (d, P) int64 as one number (P) each, and the factor (d+1) of each coordinate in it, 0 for the last, which the others determine."""
+    low, high = torch.aminmax(cells, dim=1)
+    low -= 2  # the neighbours of vertices in the outermost cells need numbers too
+    factors = [1]
+    for width in (high - low + 2).tolist():
+        factors.append(factors[-1] * width)
+    if factors[-1] * sets >= 2**63:  # a standard deviation far below one grey level or pixel; two of 10⁶ vertices meet once in 10⁷ images
+        factors = list(ODD[:len(factors)])
+    factor = torch.tensor(factors, device=cells.device)
+    codes = ((cells - low[:, None]) * factor[:-1, None]).sum(0)
+    codes = (codes.view(sets, -1) + torch.arange(sets, device=cells.device)[:, None] * factor[-1]).view(-1)
+    factor[-1] = 0
+    return codes, factor
+
+
+def _sorted(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes (P) int64 in ascending order, and the places they stood at, ascending where codes are equal."""
+    bits = len(codes).bit_length()
+    if codes.device.type == "cpu" and 0 <= int(codes.min()) and int(codes.max()) < 2**(63 - bits):  # NumPy's sort without places is the fastest
+        both = codes.bitwise_left_shift(bits).add_(torch.arange(len(codes)))
+        both.numpy().sort()
+        return both.bitwise_right_shift(bits), both.bitwise_and_(2**bits - 1)
+    values, order = torch.sort(codes, stable=True)
+    return values, order
+
+
+def _neighbours(codes: list[Tensor], factors: Tensor) -> Tensor:
+    """The vertex itself and its two neighbours, (d+1, M+1, 3) int32, from the sorted codes of each remainder's vertices."""
+    sizes = [len(part) for part in codes]
+    ends = list(accumulate(sizes))
+    total, axes = ends[-1], len(codes)
+    own = torch.arange(total + 1, device=factors.device)
+    table = torch.full((axes, total + 1, 3), total, dtype=torch.int32, device=factors.device)
+    table[:, :, 0] = own
+    for axis in range(axes):
+        before = torch.full_like(own, total)
+        for remainder in range(axes):
+            others = codes[remainder - 1]  # a step along an axis leads to the remainder below, from 0 to the last, one cell back
+            wanted = codes[remainder] + factors[axis] - (0 if remainder else factors.sum())
+            at = torch.searchsorted(others, wanted).clamp_(max=len(others) - 1)
+            at = torch.where(others[at] == wanted, at + (ends[remainder - 1] - sizes[remainder - 1]), total)
+            before[ends[remainder] - sizes[remainder]:ends[remainder]] = at
+        table[axis, :, 1] = before
+        table[axis, before, 2] = own.int()
+    table[:, total] = total
+    return table

@@ -23,14 +23,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 WINDOW = 32  # items per process drawn at a time
 BATCH = 4  # items that a process is given at once
+ALONE = 1.0  # seconds of work for which no process is started: two that start take about as long
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker
 
 
-def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: int = 0) -> Iterator[R]:
+def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: int = 0, alone: float = 0.0) -> Iterator[R]:
     """Yield ``function(item)`` for every item, in order. At most :data:`WINDOW` items per process are drawn ahead.
 
     Parameters
     ----------
+    alone : seconds that this process works on its own before it starts others, see :data:`ALONE`. How far it then is depends on the clock:
+        for what is computed alike with any number of threads, such as counts.
     function : picklable, at module level or a ``functools.partial`` of such.
     processes : how many; 0 = one per core this process may use, 1 = no process is started. Within :func:`cluster` its workers are
         used instead, however many there are.
@@ -45,6 +48,11 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
     # joblib draws items as fast as workers finish, however slow the reader of the results: windows bound what is held.
     # loky limits each worker to its share of threads, and reports a worker that dies.
     remaining = iter(items)
+    until = time.monotonic() + alone
+    while time.monotonic() < until:
+        if not (drawn := list(islice(remaining, 1))):
+            return
+        yield function(drawn[0])
     resource_tracker.ensure_running()  # joblib's workers want it; when it starts it unblocks the signals blocked below
     with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=BATCH, initializer=end_with, initargs=(os.getpid(),)) as pool:
         while window := list(islice(remaining, WINDOW * count)):
@@ -61,6 +69,22 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def loading_workers(wanted: int | str, *, threads: int, cores: int, gpu: bool) -> int:
+    """Processes, or threads, that load images beside a network: ``compute.workers``, or for ``auto`` what the machine suggests.
+
+    A GPU outruns any processor, so every core but one loads, 16 at most. On a processor loading is a small part of the work: the cores that
+    the network's ``threads`` leave free load, two at most, and where none is free the network's process does.
+
+    Parameters
+    ----------
+    threads : of the network on a processor; 0 = as many as there are cores.
+    cores : this process's share of the machine's.
+    """
+    if not isinstance(wanted, str):
+        return wanted
+    return min(16, max(1, cores - 1)) if gpu else min(2, max(0, cores - (threads or cores)))
 
 
 def usable_cores() -> int:

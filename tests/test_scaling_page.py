@@ -23,7 +23,7 @@ def test_every_setting_on_the_page_is_one() -> None:
     here: dict[str, Any] = yaml.safe_load((ROOT / "presets/shapes.yaml").read_text())["compute"]
     settings = [Compute(**here | yaml.safe_load(text)["compute"]) for kind, text in BLOCKS if kind == "yaml"]
     assert len(settings) == 3
-    assert {name for name in re.findall(r"`compute\.(\w+)", PAGE)} <= set(here)
+    assert set(re.findall(r"`compute\.(\w+)", PAGE)) <= set(here)
     [launched] = [one for one in settings if one.launcher]
     assert (command_of(launched, "mine", ["--out", "x"]) or [])[-4:] == ["-m", "stages.mine", "--out", "x"]
 

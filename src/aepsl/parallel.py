@@ -13,8 +13,6 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
-
 from aepsl.errors import AepslError
 from aepsl.resume.interrupt import blocked
 
@@ -51,6 +49,8 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
         if not (drawn := list(islice(remaining, 1))):
             return
         yield function(drawn[0])
+    import joblib  # here and below: half of what a stage without a network imports, and little work does without it
+
     resource_tracker.ensure_running()  # joblib's workers want it; when it starts it unblocks the signals blocked below
     with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=4, initializer=end_with, initargs=(os.getpid(),)) as pool:
         while window := list(islice(remaining, WINDOW * count)):
@@ -150,6 +150,7 @@ def cluster(address: str, root: Path) -> Iterator[None]:
 def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
     import asyncio
 
+    import joblib
     from distributed import KilledWorker
 
     there = partial(_there, str(place.root), place.code, function)

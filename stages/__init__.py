@@ -92,8 +92,8 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
                 return
             with alone(Path("scratch/locks"), label):
                 sweep(written)
-                key = fingerprint({path: value_of(everything, path) for path in params}, checked_md5(read), imported())
-                with opened(default_root(ROOT), label, key, every=compute.save_every, checkout=ROOT) as state:
+                parts = fingerprint({path: value_of(everything, path) for path in params}, checked_md5(read), imported())
+                with opened(default_root(ROOT), label, parts, every=compute.save_every, checkout=ROOT) as state:
                     state.ranks = ranks
                     ranks.broadcast((str(state.folder or ""), state.key))
                     yield state

@@ -5,9 +5,10 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -19,6 +20,7 @@ from aepsl.resume.interrupt import blocked
 T = TypeVar("T")
 R = TypeVar("R")
 WINDOW = 32  # items per process drawn at a time
+BATCH = 4  # items that a process is given at once
 ALONE = 1.0  # seconds of work for which no process is started: two that start take about as long
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker
 
@@ -52,7 +54,7 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
     import joblib  # here and below: half of what a stage without a network imports, and little work does without it
 
     resource_tracker.ensure_running()  # joblib's workers want it; when it starts it unblocks the signals blocked below
-    with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=4, initializer=end_with, initargs=(os.getpid(),)) as pool:
+    with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=BATCH, initializer=end_with, initargs=(os.getpid(),)) as pool:
         while window := list(islice(remaining, WINDOW * count)):
             with blocked():  # Ctrl-C goes to every process of a terminal; workers would each print where it met them
                 results: Any = pool(joblib.delayed(function)(item) for item in window)
@@ -96,10 +98,37 @@ _cluster: list["_Cluster"] = []  # the one in use: which machines do the work is
 
 
 class _Cluster:
-    """A connection to a Dask scheduler, and the checkout whose work it is given."""
+    """A Dask scheduler, connected to when it is first needed, and the checkout whose work it is given."""
 
-    def __init__(self, client: Any, address: str, root: Path) -> None:
-        self.client, self.address, self.root, self.code = client, address, root, code_of(str(root))
+    def __init__(self, address: str, root: Path) -> None:
+        self.address, self.root = address, root
+
+    @cached_property
+    def code(self) -> str:
+        return code_of(str(self.root))
+
+    @cached_property
+    def client(self) -> Any:
+        try:
+            import logging
+
+            from distributed import Client
+        except ImportError:
+            raise AepslError('compute.scheduler: a Dask cluster needs the package distributed; `pip install "aepsl[cluster]"`, or empty the '
+                             "parameter") from None
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it knows comes as an exception too
+        try:
+            client = Client(self.address, timeout=PATIENCE, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise AepslError(f"compute.scheduler: no Dask scheduler answers at {self.address} ({error}); start one (`dask scheduler`), correct the "
+                             "address, or empty the parameter to use this machine") from None
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except (OSError, TimeoutError):
+            client.close(timeout=2)
+            raise AepslError(f"compute.scheduler: the scheduler at {self.address} has no workers after {PATIENCE} s; start some in this checkout "
+                             f"and its environment: `dask worker {self.address}`") from None
+        return client
 
 
 @contextmanager
@@ -107,70 +136,60 @@ def cluster(address: str, root: Path) -> Iterator[None]:
     """Let :func:`in_processes` use the workers of a Dask scheduler in this block; "" changes nothing.
 
     Workers must see the checkout by the same path and run in the same environment. Whoever may give work to a scheduler can run anything
-    on its workers: it belongs into a network of your own.
+    on its workers: it belongs into a network of your own. That Dask is not installed, that the scheduler does not answer, has no workers or
+    is lost is an :class:`AepslError` of whoever asks for results.
 
     Parameters
     ----------
     address : such as "tcp://host:8786".
     root : the checkout.
-
-    Raises
-    ------
-    AepslError : Dask is not installed, the scheduler does not answer, it has no workers, or was lost.
     """
     if not address:
         yield
         return
+    place = _Cluster(address, root)
+    _cluster.append(place)
     try:
-        import logging
-
-        from distributed import Client
-    except ImportError:
-        raise AepslError('compute.scheduler: a Dask cluster needs the package distributed; `pip install "aepsl[cluster]"`, or empty the parameter') from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it knows comes as an exception too
-    try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise AepslError(f"compute.scheduler: no Dask scheduler answers at {address} ({error}); start one (`dask scheduler`), correct the "
-                         "address, or empty the parameter to use this machine") from None
-    try:
-        try:
-            client.wait_for_workers(1, timeout=PATIENCE)
-        except (OSError, TimeoutError):
-            raise AepslError(f"compute.scheduler: the scheduler at {address} has no workers after {PATIENCE} s; start some in this checkout and its "
-                             f"environment: `dask worker {address}`") from None
-        _cluster.append(_Cluster(client, address, root))
         yield
     finally:
-        if _cluster:
-            _cluster.pop()
-        client.close(timeout=2)
+        _cluster.remove(place)
+        if "client" in vars(place):
+            place.client.close(timeout=2)
 
 
 def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
-    import asyncio
+    # Without joblib, whose backend for Dask waits for ever where a task fails before it begins, say for lack of a module.
+    client = place.client
+    from concurrent.futures import CancelledError
 
     import joblib
     from distributed import KilledWorker
 
     there = partial(_there, str(place.root), place.code, function)
+    waiting: deque[Any] = deque()
     try:
-        with joblib.parallel_config(backend="dask", client=place.client), joblib.Parallel(return_as="generator", batch_size=4) as pool:
-            while window := list(islice(items, WINDOW * max(1, sum(place.client.ncores().values())))):
-                results: Any = pool(joblib.delayed(there)(item) for item in window)
-                yield from results
+        while True:
+            while len(waiting) * BATCH < WINDOW * max(1, sum(client.ncores().values())) and (batch := list(islice(items, BATCH))):
+                waiting.append(client.submit(there, batch, pure=False))
+            if not waiting:
+                return
+            results: list[R] = waiting.popleft().result()
+            yield from results
     except KilledWorker as error:
         raise AepslError(f"compute.scheduler: workers of {place.address} died again and again at the same images, often because memory ran out "
                          f"({str(error).splitlines()[0][:200]}): give them more, or fewer threads each. What was finished is kept") from None
-    except (OSError, TimeoutError, asyncio.CancelledError) as error:
-        if place.client.status == "running":
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "deserialization" not in str(error):
             raise
+        raise AepslError(f"compute.scheduler: {place.address} or one of its workers lacks a module of this project or has another version "
+                         f"({str(error).splitlines()[0][:200]}); start the scheduler and the workers in this checkout and its environment") from None
+    except CancelledError as error:
         raise AepslError(f"compute.scheduler: the connection to {place.address} was lost ({error or type(error).__name__}); start it and its workers "
                          "again, then run `dvc repro` again; what was finished is kept") from None
 
 
-def _there(root: str, code: str, function: Callable[[T], R], item: T) -> R:
-    """The work of one item, on a worker."""
+def _there(root: str, code: str, function: Callable[[T], R], items: list[T]) -> list[R]:
+    """The work of some items, on a worker."""
     if Path.cwd() != Path(root):
         try:
             os.chdir(root)
@@ -179,7 +198,7 @@ def _there(root: str, code: str, function: Callable[[T], R], item: T) -> R:
                              "and its data by the same path, a folder that all machines share") from None
     if _code_here(root) != code:
         raise AepslError(f"compute.scheduler: worker {os.uname().nodename} runs other code than {root} holds now; restart the workers")
-    return function(item)
+    return list(map(function, items))
 
 
 @cache

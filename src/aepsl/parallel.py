@@ -14,8 +14,6 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
-
 from aepsl.errors import AepslError
 from aepsl.resume.interrupt import blocked
 
@@ -53,6 +51,8 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
         if not (drawn := list(islice(remaining, 1))):
             return
         yield function(drawn[0])
+    import joblib  # here and below: half of what a stage without a network imports, and little work does without it
+
     resource_tracker.ensure_running()  # joblib's workers want it; when it starts it unblocks the signals blocked below
     with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=BATCH, initializer=end_with, initargs=(os.getpid(),)) as pool:
         while window := list(islice(remaining, WINDOW * count)):
@@ -162,6 +162,7 @@ def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T])
     client = place.client
     from concurrent.futures import CancelledError
 
+    import joblib
     from distributed import KilledWorker
 
     there = partial(_there, str(place.root), place.code, function)

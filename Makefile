@@ -5,11 +5,11 @@
 # make faults        kills, full disks, damaged and hostile files and all else that can go wrong, in the long form, into docs/reliability.json
 # make audit [ADVISORIES=all.zip] [IGNORE=ID]      known vulnerabilities of the locked packages; with a copy of the database no network is needed
 # make clean         removes .venv and scratch/, but not scratch/state and scratch/downloads: work in progress, which `make clean-progress` removes
-# Needs git, a C++ compiler and Python 3.11 or 3.12; PYTHON=… names another interpreter.
+# Needs git and Python 3.11 to 3.13; PYTHON=… names another interpreter. A C++ compiler only for refine.backend: pydensecrf.
 
-SUITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
+SUITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 # The first that runs and has the right version: a version manager's shim may be on PATH and lead nowhere.
-PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do $$p $(SUITS) 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do $$p $(SUITS) 2>/dev/null && echo $$p && break; done)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # An active environment of another project must not leak into the stages.
 unexport PYTHONPATH PYTHONHOME
@@ -19,13 +19,13 @@ unexport PYTHONPATH PYTHONHOME
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11 or 3.12 on PATH (the dense CRF does not build on later ones), found $$(python3 -V 2>&1); install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) $(SUITS) || { echo "make: PYTHON=$(PYTHON): expected Python 3.11 or 3.12, found $$($(PYTHON) -V 2>&1)"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13 on PATH, found $$(python3 -V 2>&1); install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) $(SUITS) || { echo "make: PYTHON=$(PYTHON): expected Python 3.11, 3.12 or 3.13, found $$($(PYTHON) -V 2>&1)"; exit 1; }
 	@$(PYTHON) -m tools.environment
 
 # The tools of `lock` and `audit`, pinned by hashes too, in an environment of their own: the project does not depend on them.
 scratch/tools/ready: tools/requirements.lock
-	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11 or 3.12 on PATH"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13 on PATH"; exit 1; }
 	@$(PYTHON) -m venv --clear scratch/tools
 	@scratch/tools/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --requirement $<
 	@touch $@

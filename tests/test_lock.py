@@ -22,7 +22,7 @@ PINS = read_lock(ROOT / "requirements.lock")
 MACHINES = {f"{system}-{machine}-{python}": {
     "python_version": python, "python_full_version": f"{python}.9", "sys_platform": system.lower(), "platform_system": system, "os_name": "posix",
     "platform_machine": machine, "implementation_name": "cpython", "platform_python_implementation": "CPython", "extra": ""}
-    for python, (system, machine) in product(("3.11", "3.12"), (("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64")))}
+    for python, (system, machine) in product(("3.11", "3.12", "3.13"), (("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64")))}
 
 
 def asked_for(name: str) -> list[Requirement]:

@@ -2,11 +2,14 @@
 
 import base64
 import hashlib
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -95,8 +98,8 @@ class Toy:
 
 @pytest.fixture
 def toy(tmp_path):
-    if not (shutil.which("make") and shutil.which("git") and (shutil.which("c++") or shutil.which("g++"))):
-        pytest.skip("needs make, git and a C++ compiler, like `make setup`")
+    if not (shutil.which("make") and shutil.which("git")):
+        pytest.skip("needs make and git, like `make setup`")
     return Toy(tmp_path / "toy project")
 
 
@@ -194,11 +197,51 @@ def test_what_is_installed_already_needs_no_room(tmp_path, monkeypatch):
     setup.check_space(tmp_path, packages=2e-6, downloads=2e-6)
 
 
-@pytest.mark.parametrize(("missing", "told"), [("git", "git is missing"), ("c++ g++", r"C\+\+ compiler is missing")])
-def test_a_missing_tool_is_named_with_the_command_that_installs_it(monkeypatch, missing, told):
-    monkeypatch.setattr(setup.shutil, "which", lambda name: None if name in missing.split() else f"/bin/{name}")
-    with pytest.raises(setup.SetupError, match=f"{told}.*apt-get install.*xcode-select"):
+def test_a_missing_tool_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(setup.shutil, "which", lambda name: None if name == "git" else f"/bin/{name}")
+    with pytest.raises(setup.SetupError, match=r"git is missing.*apt-get install.*xcode-select"):
         setup.check_tools()
+
+
+@pytest.mark.parametrize(("version", "compiler", "headers", "told"), [
+    ((3, 12), True, True, ""), ((3, 11), False, True, "C++ compiler is missing"), ((3, 12), True, False, "Python headers are missing"),
+    ((3, 13), True, True, "Python 3.11 and 3.12 alone")])
+def test_what_the_compiled_crf_lacks_is_told(tmp_path, monkeypatch, version, compiler, headers, told):
+    if headers:
+        (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(setup.sys, "version_info", version)
+    monkeypatch.setattr(setup.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(setup.shutil, "which", lambda name: f"/bin/{name}" if compiler else None)
+    assert told in setup.lacking()
+    assert bool(told) == bool(setup.lacking())
+
+
+@pytest.mark.parametrize("compiler", [False, True], ids=["no compiler", "a compiler that fails"])
+def test_without_the_compiled_crf_the_environment_is_made_all_the_same(toy, compiler):
+    """Its source package is in the lock, and cannot be built."""
+    toy.locks(("first", "1.0"))
+    package = toy.wheels / f"{setup.OPTIONAL}-1.1.tar.gz"
+    with tarfile.open(package, "w:gz") as archive:
+        for name, text in {"PKG-INFO": f"Metadata-Version: 2.1\nName: {setup.OPTIONAL}\nVersion: 1.1\n", "pyproject.toml":
+                           '[build-system]\nrequires = []\nbuild-backend = "broken"\nbackend-path = ["."]\n', "broken.py":
+                           "def build_wheel(*_): raise SystemExit('fatal error: permutohedral.h: no such file')\n"}.items():
+            entry = tarfile.TarInfo(f"{setup.OPTIONAL}-1.1/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    toy.lock.write_text(toy.lock.read_text() + f"{setup.OPTIONAL}==1.1 --hash=sha256:{hashlib.sha256(package.read_bytes()).hexdigest()}\n")
+    tools = toy.folder.parent / "tools"  # all that make needs, no compiler
+    tools.mkdir()
+    for name in ("git", "make", "sh", "test", "bash", *(("false",) if compiler else ())):
+        (tools / ("c++" if name == "false" else name)).symlink_to(shutil.which(name))
+    status, output = toy.make("setup", PATH=str(tools))
+    assert status == 0, output
+    assert "pydensecrf is left out" in output
+    assert toy.ready
+    assert toy.says("first") == "1.0"
+    toy.lock.write_text(toy.lock.read_text()[:-5] + "0000\n")  # a file that is another one is refused, not left out
+    status, output = toy.make("setup", PATH=str(tools))
+    tried = compiler and sys.version_info < (3, 13) and Path(sysconfig.get_paths()["include"], "Python.h").is_file()
+    assert ("was not installed" in output, status != 0) == (tried, tried)
 
 
 @pytest.mark.parametrize(("message", "told"), [

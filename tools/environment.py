@@ -26,10 +26,12 @@ from tools.lock import Pin, read_lock
 
 BUILDERS = ("setuptools", "cython")
 FROM_SOURCE = ("antlr4-python3-runtime", "pydensecrf2")  # all others come as wheels, and run no code while they are installed
+OPTIONAL = "pydensecrf2"  # compiled, and only where that is possible
 BATCH = 12  # packages at a time: where pip has no cache, it keeps nothing of a batch that is broken off
 GIGABYTE = 1e9
 SPACE = {"Linux": (6.5, 3.0), "Darwin": (2.0, 0.7)}  # GB of .venv and of all downloads: on Linux torch comes with CUDA
 AGAIN = "Run `make setup` again to continue: finished packages are kept."
+NOT_BUILT = "a source package did not compile"
 CAUSES = (
     (r"DO NOT MATCH THE HASHES",
      "a file is not the one that requirements.lock names, and was not installed. Usual causes: a mirror or proxy that changes files, a damaged "
@@ -41,9 +43,9 @@ CAUSES = (
      "certificate of its own. A mirror: PIP_INDEX_URL=…. Without network: docs/security.md, \"Dependencies\"."),
     (r"(?i)No matching distribution|Could not find a version",
      "the package index (or the folder PIP_FIND_LINKS) has no file for this machine. Expected: Linux with glibc 2.28 or later on x86-64 or aarch64, "
-     "or macOS 14 on Apple silicon, with Python 3.11 or 3.12. A mirror may also be behind."),
+     "or macOS 14 on Apple silicon, with Python 3.11 to 3.13. A mirror may also be behind."),
     (r"(?i)command '.*(cc|[cg]\+\+|clang).*' failed|fatal error:|Failed (to build|building)",
-     "a source package did not compile; its first \"error:\" above tells why."),
+     NOT_BUILT + "; its first \"error:\" above tells why."),
 )
 
 
@@ -61,11 +63,22 @@ def check_tools() -> None:
         raise SetupError(f"{sys.executable} has no venv module; Debian and Ubuntu: apt-get install python3-venv")
     if not shutil.which("git"):
         raise SetupError("git is missing; Debian and Ubuntu: apt-get install git; macOS: xcode-select --install")
+
+
+def lacking() -> str:
+    """What :data:`OPTIONAL` lacks to be built here, and how to get it; "" = nothing."""
+    if sys.version_info >= (3, 13):
+        return "it builds on Python 3.11 and 3.12 alone: make setup PYTHON=/path/to/python3.12"
     if not (shutil.which("c++") or shutil.which("g++")):
-        raise SetupError("a C++ compiler is missing (the dense CRF is compiled); Debian and Ubuntu: apt-get install g++; "
-                         "macOS: xcode-select --install")
+        return "a C++ compiler is missing; Debian and Ubuntu: apt-get install g++; macOS: xcode-select --install"
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        raise SetupError("the Python headers are missing (the dense CRF is compiled); Debian and Ubuntu: apt-get install python3-dev")
+        return "the Python headers are missing; Debian and Ubuntu: apt-get install python3-dev"
+    return ""
+
+
+def left_out(why: str) -> str:
+    return (f"pydensecrf is left out, and nothing needs it unless refine.backend is pydensecrf: {why}. "
+            "To have it after all: mend that, rm .venv/ready, and make setup again.")
 
 
 def check_space(environment: Path, *, packages: float, downloads: float) -> None:
@@ -153,10 +166,10 @@ def pip_install(python: Path, arguments: Sequence[str], descriptor: int) -> None
 
 
 def batches(missing: Sequence[Pin]) -> list[list[Pin]]:
-    """First what builds, then the rest a dozen at a time."""
-    builders = [pin for pin in missing if pin.name in BUILDERS]
-    rest = [pin for pin in missing if pin.name not in BUILDERS]
-    return [batch for batch in (builders, *(rest[start:start + BATCH] for start in range(0, len(rest), BATCH))) if batch]
+    """First what builds, then the rest a dozen at a time, last what may fail."""
+    builders, last = ([pin for pin in missing if pin.name in names] for names in (BUILDERS, (OPTIONAL,)))
+    rest = [pin for pin in missing if pin.name not in (*BUILDERS, OPTIONAL)]
+    return [batch for batch in (builders, *(rest[start:start + BATCH] for start in range(0, len(rest), BATCH)), last) if batch]
 
 
 def set_up(root: Path, *, check_disk: bool) -> None:
@@ -171,6 +184,9 @@ def set_up(root: Path, *, check_disk: bool) -> None:
         ready.unlink(missing_ok=True)
         pins = read_lock(lock)
         check_tools()
+        if OPTIONAL in pins and (why := lacking()):
+            say(left_out(why))
+            del pins[OPTIONAL]
         if check_disk:
             packages, downloads = SPACE.get(platform.system(), SPACE["Linux"])
             check_space(environment, packages=packages, downloads=downloads)
@@ -185,7 +201,12 @@ def set_up(root: Path, *, check_disk: bool) -> None:
             say(f"{number}/{len(batches(missing))}: {', '.join(pin.name for pin in batch)}")
             listed.write_text("".join(f"{pin.entry}\n" for pin in batch))
             checked = ["--require-hashes", "--only-binary", ":all:", "--no-binary", ",".join(FROM_SOURCE)]
-            pip_install(python, [*checked, "--requirement", str(listed)], descriptor)
+            try:
+                pip_install(python, [*checked, "--requirement", str(listed)], descriptor)
+            except SetupError as error:
+                if batch[0].name != OPTIONAL or NOT_BUILT not in str(error):
+                    raise
+                say(left_out("it did not compile, as its messages above tell"))
         pip_install(python, ["--editable", str(root)], descriptor)
         consistent = subprocess.run([python, "-m", "pip", "check"], capture_output=True, text=True, check=False)
         if consistent.returncode:

@@ -219,11 +219,12 @@ def test_a_single_class_is_refused(checkout) -> None:
 
 
 def test_a_missing_crf_package_is_found_before_training(checkout) -> None:
-    work = with_index(checkout({"refine.crf": "psa"}), HEADER)
+    work = with_index(checkout({"refine.crf": "psa", "refine.backend": "pydensecrf"}), HEADER)
     (work / "pydensecrf.py").write_text("raise ImportError('not built')\n")  # found before the installed one
-    refused(work, "start", START, "refine.crf: expected the package pydensecrf", "pip install pydensecrf2", "set refine.crf to none")
-    work.set({"refine.crf": "none"})
-    accepted(work, "start", START)
+    refused(work, "start", START, "refine.backend: expected the package pydensecrf", "pip install pydensecrf2", "set refine.backend to torch")
+    for change in ({"refine.backend": "torch"}, {"refine.crf": "none"}):
+        work.set({"refine.crf": "psa", "refine.backend": "pydensecrf", **change})
+        accepted(work, "start", START)
 
 
 @pytest.mark.parametrize(("table", "summary"), [

@@ -92,7 +92,7 @@ def test_metrics_state_how_they_came_about(finished) -> None:
     assert how_labels["means"]["pseudo_label_miou_where_labelled"]["void_as"] == "left-out"
     params = finished.params
     assert how["prediction"] == {**params["predict"], "psl": "predicted", "told_true_labels": False}
-    assert how["crf"] == {"preset": "custom", **params["refine"]["custom"]}
+    assert how["crf"] == {"preset": "custom", "backend": params["refine"]["backend"], **params["refine"]["custom"]}
     assert how_labels["mining"] == how_oracle["mining"] == {"rounds": 2, **params["mine"]}
     assert how_labels["merge"] == params["merge"]
     assert how_labels["relabel"] == {**params["relabel"], "crf": how["crf"]}

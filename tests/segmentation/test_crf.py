@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +7,7 @@ from PIL import Image
 from aepsl.errors import AepslError
 from aepsl.params import CrfSettings
 from aepsl.segmentation import crf
+from tests.segmentation.all_pairs import exact_marginals
 
 PUBLISHED = CrfSettings(iterations=5, bilateral_weight=10, bilateral_xy=80, bilateral_rgb=13, spatial_weight=3, spatial_xy=3)
 
@@ -95,16 +94,16 @@ def test_marginals_are_a_distribution_and_do_not_depend_on_the_order_of_labels(h
     rng = np.random.default_rng([seed])
     unary = rng.random((count, height, width), np.float32)
     image = rng.integers(0, 256, (height, width, 3), np.uint8)
-    marginals = crf.mean_field(unary, image, PUBLISHED)
+    marginals = crf.marginals(unary, image, PUBLISHED)
     np.testing.assert_allclose(marginals.sum(0), 1, rtol=1e-4)
     order = rng.permutation(count)
-    np.testing.assert_allclose(crf.mean_field(unary[order], image, PUBLISHED), marginals[order], atol=1e-4)
+    np.testing.assert_allclose(crf.marginals(unary[order], image, PUBLISHED), marginals[order], atol=1e-4)
 
 
 def test_without_pairwise_terms_the_marginals_are_the_soft_max():
     unary = np.array([[[0.0, 1.0]], [[1.0, 0.0]]], np.float32)
     alone = PUBLISHED.model_copy(update={"bilateral_weight": 0, "spatial_weight": 0})
-    marginals = crf.mean_field(unary, np.zeros((1, 2, 3), np.uint8), alone)
+    marginals = crf.marginals(unary, np.zeros((1, 2, 3), np.uint8), alone)
     np.testing.assert_allclose(marginals[0, 0], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))], rtol=1e-5)
 
 
@@ -118,34 +117,32 @@ def test_scores_that_are_not_finite_are_refused():
 
 def test_an_image_of_another_size_than_the_energies_is_refused():
     with pytest.raises(ValueError, match="expected an image"):
-        crf.mean_field(np.zeros((2, 4, 4), np.float32), np.zeros((4, 5, 3), np.uint8), PUBLISHED)
+        crf.marginals(np.zeros((2, 4, 4), np.float32), np.zeros((4, 5, 3), np.uint8), PUBLISHED)
 
 
-def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
+def test_pydensecrf_is_named_with_what_to_do_where_it_is_chosen_and_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydensecrf", None)
-    with pytest.raises(AepslError, match="pip install pydensecrf2"):
-        crf.mean_field(np.zeros((2, 4, 4), np.float32), np.zeros((4, 4, 3), np.uint8), PUBLISHED)
+    unary, image = np.zeros((2, 4, 4), np.float32), np.zeros((4, 4, 3), np.uint8)
+    assert crf.marginals(unary, image, PUBLISHED).shape == unary.shape
+    with pytest.raises(AepslError, match=r"refine.backend: .*set refine.backend to torch.*pip install pydensecrf2"):
+        crf.marginals(unary, image, PUBLISHED, backend="pydensecrf")
 
 
-def test_every_setting_reaches_its_argument(monkeypatch):
-    called = {}
-
-    class Recorder:
-        def __init__(self, *size):
-            called["size"] = size
-
-        def __getattr__(self, name):
-            return lambda *values, **named: called.update({name: named or values}) or np.zeros((2, 12))
-
-    monkeypatch.setattr(crf, "require_densecrf", lambda: SimpleNamespace(DenseCRF2D=Recorder))
-    different = CrfSettings(iterations=7, bilateral_weight=4, bilateral_xy=121, bilateral_rgb=5, spatial_weight=3, spatial_xy=1)
-    image = np.random.default_rng([4]).integers(0, 256, (3, 4, 3), np.uint8)
-    assert crf.mean_field(np.zeros((2, 3, 4), np.float32), image, different).shape == (2, 3, 4)
-    assert called["size"] == (4, 3, 2)  # width, height, labels
-    assert called["addPairwiseGaussian"] == {"sxy": 1, "compat": 3}
-    np.testing.assert_array_equal(called["addPairwiseBilateral"].pop("rgbim"), image)
-    assert called["addPairwiseBilateral"] == {"sxy": 121, "srgb": 5, "compat": 4}
-    assert called["inference"] == (7,)
+@pytest.mark.parametrize("backend", ["torch", "pydensecrf"])
+def test_every_setting_reaches_its_argument(backend):
+    """Each setting by itself changes the marginals, as it changes those of all pairs of pixels."""
+    if backend == "pydensecrf":
+        pytest.importorskip("pydensecrf", reason="pydensecrf is not installed: it is optional and must be compiled")
+    rng = np.random.default_rng([4])
+    image, unary = rng.integers(100, 130, (9, 12, 3), np.uint8), rng.random((2, 9, 12), np.float32)
+    usual = CrfSettings(iterations=3, bilateral_weight=4, bilateral_xy=8, bilateral_rgb=10, spatial_weight=3, spatial_xy=2)
+    before, exact = crf.marginals(unary, image, usual, backend=backend), exact_marginals(unary, image, usual)
+    for name, value in {"iterations": 1, "bilateral_weight": 1, "bilateral_xy": 3, "bilateral_rgb": 30, "spatial_weight": 1, "spatial_xy": 1}.items():
+        other = usual.model_copy(update={name: value})
+        moved = crf.marginals(unary, image, other, backend=backend) - before
+        wanted = exact_marginals(unary, image, other) - exact
+        assert np.corrcoef(moved.ravel(), wanted.ravel())[0, 1] > 0.9, name
+        assert 0.5 < np.abs(moved).mean() / np.abs(wanted).mean() < 2, name
 
 
 def test_presets_hold_the_published_values():
@@ -155,9 +152,12 @@ def test_presets_hold_the_published_values():
     assert {p.iterations for p in crf.PRESETS.values()} == {10}
 
 
+@pytest.mark.parametrize("backend", ["torch", "pydensecrf"])
 @pytest.mark.parametrize(("image", "annotation", "output", "agreement"), [
     ("im1", "anno1", "out1", 0.9994), ("im1", "anno1-b", "out1-b", 0.9995), ("im2", "anno2", "out2", 0.9985)])
-def test_published_results_are_reproduced(third_party, image, annotation, output, agreement):
+def test_published_results_are_reproduced(third_party, image, annotation, output, agreement, backend):
+    if backend == "pydensecrf":
+        pytest.importorskip("pydensecrf", reason="pydensecrf is not installed: it is optional and must be compiled")
     folder = third_party("fixtures/densecrf")
     pixels, marks, published = (np.asarray(Image.open(folder / f"{name}.png").convert("RGB")) for name in (image, annotation, output))
     codes, labels = np.unique(marks @ np.array([65536, 256, 1]), return_inverse=True)  # black = 0 comes first: unsure
@@ -165,6 +165,6 @@ def test_published_results_are_reproduced(third_party, image, annotation, output
     codes = codes[codes > 0] if codes[0] == 0 else codes
     sure = np.where(labels == np.arange(len(codes))[:, None, None], 0.7, 0.3 / (len(codes) - 1))
     unary = -np.log(np.where(labels < 0, 1 / len(codes), sure))
-    found = codes[crf.mean_field(unary, pixels, PUBLISHED).argmax(0)]
+    found = codes[crf.marginals(unary, pixels, PUBLISHED, backend=backend).argmax(0)]
     # The third tells settings apart: 10 iterations give 0.9964, σ 60/13 0.9954, 80/10 0.9978, spatial σ 4 0.9983, weights 8 or 4 0.9984 or 0.9978.
     assert (found == published @ np.array([65536, 256, 1])).mean() > agreement

@@ -20,7 +20,7 @@ import numpy as np
 
 from aepsl.data.archive import VOID, ArchiveReader
 from aepsl.errors import AepslError
-from aepsl.parallel import in_processes
+from aepsl.parallel import ALONE, in_processes
 
 VoidAs = Literal["miss", "background", "left-out"]
 CHUNK = 16  # images per task handed to a process
@@ -212,7 +212,7 @@ def evaluate_masks(ids: Sequence[str], truth: ArchiveReader, predict: Callable[[
     processes : how many; 0 = one per core. The counts do not depend on it.
     """
     total, images = Confusion(classes), [np.zeros((0, 4, 1 + classes), np.int64)]
-    for part, each in in_processes(partial(_count, truth=truth, predict=predict, classes=classes), chunks(ids), processes=processes):
+    for part, each in in_processes(partial(_count, truth=truth, predict=predict, classes=classes), chunks(ids), processes=processes, alone=ALONE):
         total.merge(part)
         images.append(each)
     return Counted(total.matrix, np.concatenate(images))

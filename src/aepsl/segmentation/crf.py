@@ -75,8 +75,8 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, 
 
 
 def refine_batch(images: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, *, stride: int,
-                 device: torch.device = torch.device("cpu")) -> np.ndarray:
-    """:func:`refine` of images (B, H, W, 3) with probabilities (B, 1+C, h, w) at once on a device: (B, H, W) uint8."""
+                 device: torch.device | None = None) -> np.ndarray:
+    """:func:`refine` of images (B, H, W, 3) with probabilities (B, 1+C, h, w) at once on a device (the CPU): (B, H, W) uint8."""
     present = _checked(probabilities).any((2, 3))
     present[:, 0] |= ~present.any(1)  # background where nothing is possible
     classes = np.flatnonzero(present.any(0))
@@ -125,7 +125,8 @@ def final_mask(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettin
     return refine(image, probabilities, settings, stride=stride, backend=backend)
 
 
-def refined_on(device: torch.device, items: Iterable[Item], settings: CrfSettings, *, stride: int, batch: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+def refined_on(device: torch.device, items: Iterable[Item], settings: CrfSettings, *, stride: int,
+               batch: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """The number and the mask by :func:`refine` of every item, in order, up to ``batch`` images of one size (0 = 16) at once on a device."""
     remaining, batch = iter(items), batch or 16
     while window := list(islice(remaining, 4 * batch)):

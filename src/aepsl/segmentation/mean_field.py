@@ -21,7 +21,7 @@ LEAST = -30.0  # logarithm of the least share: far below float32's resolution, a
 def marginals(logits: Tensor, images: Tensor, settings: CrfSettings) -> Tensor:
     """Marginals (B, K, H, W) of CRFs with logits, the negative unary energies, (B, K, H, W) float32 on images (B, H, W, 3) uint8 RGB."""
     sets, count, height, width = logits.shape
-    now, rest, _ = _inference(_by_class(logits), _terms(images, settings), settings.iterations, share=0)
+    now, _ = _inference(_by_class(logits), _terms(images, settings), settings.iterations, share=0)
     return F.softmax(now, 0).transpose(0, 1).reshape(sets, count, height, width)
 
 
@@ -31,15 +31,15 @@ def labels(logits: Tensor, images: Tensor, settings: CrfSettings) -> Tensor:
     A class that before an iteration is nowhere within :data:`SIGNIFICANT` of a pixel's best is left out of that image from then on: it sends
     and receives no more messages, and only the mass it has at each pixel stays. A logit of −inf prohibits a class; not all may be prohibited.
     """
-    now, _, classes = _inference(_by_class(logits), _terms(images, settings), settings.iterations, share=SIGNIFICANT)
+    now, classes = _inference(_by_class(logits), _terms(images, settings), settings.iterations, share=SIGNIFICANT)
     first = torch.arange(len(now), device=now.device)[:, None, None].where(now == now.amax(0), len(now)).amin(0)
     return classes[first].view(len(logits), *logits.shape[2:])
 
 
-def _inference(unary: Tensor, terms: list[Lattice], iterations: int, *, share: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (K, B, P) after the last iteration, the logarithm (B, P) of the mass left out, and the classes (K) that are left."""
+def _inference(unary: Tensor, terms: list[Lattice], iterations: int, *, share: float) -> tuple[Tensor, Tensor]:
+    """Logits (K, B, P) after the last iteration, and the classes (K) that are left; with ``share`` = 0 all."""
     classes = torch.arange(len(unary), device=unary.device)
-    rest = torch.full_like(unary[0], -torch.inf)
+    rest = torch.full_like(unary[0], -torch.inf)  # logarithm of the mass of classes left out
     # Vertices of all lattices in one table: one sum takes the messages of all.
     firsts = [sum(term.size for term in terms[:place]) for place in range(len(terms))]
     vertices = torch.cat([term.vertices + first for term, first in zip(terms, firsts, strict=True)], 1) if terms else None
@@ -57,7 +57,7 @@ def _inference(unary: Tensor, terms: list[Lattice], iterations: int, *, share: f
                 classes, counts = classes[left], counts[left]
                 unary, mass = unary[left], mass[left]
                 if len(counts) == 1:
-                    return unary, rest, classes
+                    return unary, classes
                 if not counts.all():
                     unary.masked_fill_(~counts[:, :, None], -torch.inf)
                     mass *= counts[:, :, None]
@@ -66,7 +66,7 @@ def _inference(unary: Tensor, terms: list[Lattice], iterations: int, *, share: f
         torch.div(mass.flatten(1).t(), total.view(-1, 1), out=rows)
         messages = sliced(torch.cat([term.blurred(rows) for term in terms]), vertices, taken)
         now = torch.add(unary.flatten(1), messages.t(), out=mass.flatten(1)).view_as(unary)
-    return now, rest, classes
+    return now, classes
 
 
 def _by_class(logits: Tensor) -> Tensor:

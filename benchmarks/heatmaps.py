@@ -29,7 +29,7 @@ def topic(quick: bool) -> Iterator[Row]:
     """Rows: time, and bytes on disk."""
     one_core()
     torch.set_num_threads(1)
-    count, size, repeats = (10, 64, 1) if quick else (8, 512, 3)
+    count, size, repeats = (10, 64, 1) if quick else (8, 384, 3)
     scales = SCALES[:2] if quick else SCALES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

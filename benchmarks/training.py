@@ -23,7 +23,7 @@ from benchmarks.peers import training as peers
 from benchmarks.results import Row
 
 # label: trunk, output stride, width, crop, batch, steps
-NETWORKS = {"MobileNetV2": ("mobilenet_v2", 16, 1.0, 161, 8, 24), "VGG16 trunk, half width": ("vgg16", 8, 0.5, 129, 4, 8)}
+NETWORKS = {"MobileNetV2": ("mobilenet_v2", 16, 1.0, 161, 8, 16), "VGG16 trunk, half width": ("vgg16", 8, 0.5, 129, 4, 6)}
 
 
 def topic(quick: bool) -> Iterator[Row]:

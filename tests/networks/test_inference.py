@@ -1,7 +1,8 @@
 """Networks over many images: what shares a batch, in what order results come, and that batching, folding and views are right up to rounding."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,8 @@ from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import Trunk, build_trunk
 from aepsl.params import Compute
 from aepsl.resume.interrupt import Interrupted
+from aepsl.resume.parts import Entries, resumed
+from aepsl.resume.state import State
 from aepsl.segmentation.prediction import batch_probabilities, class_probabilities
 
 CPU = torch.device("cpu")
@@ -213,6 +216,33 @@ def test_a_start_in_the_middle_gives_the_same_bytes_with_any_number_of_workers(b
     for rows, workers in ((range(7, 22), 2), (range(11, 19), 0)):
         for row, maps in zip(rows, heat(model, photographs, rows, batch=batch, workers=workers), strict=True):
             np.testing.assert_array_equal(maps, whole[row])
+
+
+@pytest.mark.parametrize("stopped_at", [1, 5, 9])
+def test_what_an_interrupted_run_kept_and_the_next_one_adds_are_the_bytes_of_a_whole_run(tmp_path: Path, stopped_at: int) -> None:
+    model, photographs, ran = ready(classifier(), Engine(CPU)), Given(sizes_of(16)), []
+
+    def series(state: State, stop: int | None) -> Iterator[Entries]:
+        def network(images: Tensor, numbers: list[int]) -> Sequence[Tensor]:
+            ran.append(numbers)
+            return [batch_heatmaps(model, images, [[1, 2]] * len(numbers), scales=[1.0], flip=True)]
+
+        def finish(row: int, maps: np.ndarray) -> Entries:
+            if row == stop:
+                raise AepslError("stopped")
+            return {"": maps.tobytes()}
+
+        return resumed(lambda rows: over(photographs, rows, network, finish, engine=Engine(CPU, 3)),  # type: ignore[arg-type]
+                       total=16, state=state, label="test")
+
+    whole = list(series(State(None, 60), None))
+    batched, ran[:] = list(ran), []
+    with pytest.raises(AepslError, match="stopped"):
+        list(series(State(tmp_path, 60), stopped_at))
+    state = State(tmp_path, 60)
+    assert list(series(state, None)) == whole
+    assert state.resumed
+    assert all(numbers in batched for numbers in ran)
 
 
 @pytest.mark.parametrize("branch", [False, True])

@@ -91,7 +91,7 @@ def follow_up(command: Sequence[str], *, threads: int) -> None:
             raise Gone(said[0].read_text(encoding="utf-8", errors="replace"))
         if status:
             LOG.write_text("".join(held_back), encoding="utf-8", errors="replace")
-            killed = re.search(r"SIGKILL|Killed|exitcode *: -9", "".join(held_back))
+            killed = status in (-9, 137) or re.search(r"SIGKILL|Killed|exitcode *: -9", "".join(held_back))
             reason = ": one of them was killed, often because memory ran out" if killed else ""
             raise AepslError(f"the processes of compute.devices or compute.launcher ended with status {status} and without a word{reason}. "
                              f"What the launcher said is in {LOG}. Then run `dvc repro` again; what was finished is kept")

@@ -57,7 +57,8 @@ def varied(masks: list[np.ndarray], number: int) -> np.ndarray:
     deal = np.zeros(256, np.uint8)
     deal[1:VOID] = (np.arange(1, VOID) + number) % 20 + 1
     deal[VOID] = VOID
-    return deal[np.roll(turned, (number * 7 % HEIGHT, number * 13 % WIDTH), (0, 1))]
+    dealt: np.ndarray = deal[np.roll(turned, (number * 7 % HEIGHT, number * 13 % WIDTH), (0, 1))]
+    return dealt
 
 
 def truth_and_prediction(masks: list[np.ndarray], number: int) -> tuple[bytes, bytes]:

@@ -45,7 +45,7 @@ def topic(quick: bool) -> Iterator[Row]:
         def keep(side: str, work: Callable[[], np.ndarray]) -> None:
             found[side] = work()
 
-        for label, peer in (("torchmetrics JaccardIndex", peers.by_torchmetrics), ("a loop over images and classes", peers.by_a_loop)):
+        for label, peer in (("a loop over images and classes", peers.by_a_loop), ("torchmetrics JaccardIndex", peers.by_torchmetrics)):
             theirs = partial(peer, ids, folder / "truth", folder / "predictions", CLASSES)
             seconds = in_turn(partial(keep, "ours", ours), partial(keep, "peer", theirs), repeats=repeats, clock="cpu")
             # Nothing is void in these predictions, so the policy does not matter.
@@ -53,7 +53,8 @@ def topic(quick: bool) -> Iterator[Row]:
             yield row(f"evaluation of {count:,} masks, one core, against {label}", *seconds, unit="s", aim=5, repeats=repeats,
                       equal=f"the IoU of all classes, largest difference {difference:.1g}",
                       limit=f"Both must inflate {2 * count * HEIGHT * WIDTH / 1e6:.0f} MB of PNG rows, {inflating:.2f} s at the "
-                            f"{2 * count * HEIGHT * WIDTH / inflating / 1e6:.0f} MB/s that zlib does here on such masks: we take {seconds[0] / inflating:.1f} times "
+                            f"{2 * count * HEIGHT * WIDTH / inflating / 1e6:.0f} MB/s that zlib does here on such masks: we take "
+                            f"{seconds[0] / inflating:.1f} times "
                             "as long. The rest is finding where runs of equal pixels end, one comparison of each pixel with its neighbour, and "
                             "Python's part of opening two archive entries per image.")
         every_core()
@@ -62,7 +63,8 @@ def topic(quick: bool) -> Iterator[Row]:
             one_core()
             alone = sorted(seconds_of(ours, "wall") for _ in range(1 if quick else 3))[0]
             every_core()
-            yield row(f"evaluation of {count:,} masks, {cores} cores against one core, both ours", all_cores, alone, unit="s", aim=None, repeats=repeats,
+            yield row(f"evaluation of {count:,} masks, {cores} cores against one core, both ours", all_cores, alone, unit="s", aim=None,
+                      repeats=repeats,
                       limit=f"{cores} cores allow {cores} times; starting the processes takes the difference, and is paid once.")
 
 

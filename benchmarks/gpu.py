@@ -1,9 +1,9 @@
-"""Networks and CRF on a CUDA device: images per second and memory, share of the measured matrix-product rate, the loader's share, CRF beside one core.
+"""Networks and CRF on a CUDA device: images per second, memory, share of the measured matrix-product rate, what loading costs.
 
 Gives no row where there is no such device; ``measured`` and its helpers take any device, so that a processor can test them.
 """
 
-import inspect
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ def topic(quick: bool) -> Iterator[Row]:
 
 
 def networks(label: str, trunk: str, stride: int, side: int, batch: int, *, device: torch.device, dtype: torch.dtype, steps: int) -> Iterator[Row]:
-    """Ours (mixed precision, channels_last, uint8 sent to the device) against float32 NCHW; both with data that come from the host at every step."""
+    """Ours (mixed precision, channels_last, uint8 sent to the device) against float32 NCHW; images come from the host at every step."""
     torch.manual_seed(0)
     model = Classifier(build_trunk(trunk, output_stride=stride, width=1.0, stages=None), CLASSES).to(device)
     host = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
@@ -58,8 +58,10 @@ def networks(label: str, trunk: str, stride: int, side: int, batch: int, *, devi
             step = step_of(model, host, labels, device, precision, layout, training=what == "training", moved=moved)
             rates[way], memory[way] = measured(step, device, steps)
         yield row(f"{what}, {label}, on {name_of(device)}", 1000 * rates["ours"] / batch, 1000 * rates["peer"] / batch, unit="ms per image", aim=None,
-                  limit=f"{batch / rates['ours']:.0f} images/s with {memory['ours'] / 2**30:.1f} GiB; {factor * flops / rates['ours'] / 1e12:.1f} TFLOP/s, "
-                        f"{100 * factor * flops / rates['ours'] / ceiling:.0f} % of the {ceiling / 1e12:.0f} TFLOP/s of a matrix product of the same type; "
+                  limit=f"{batch / rates['ours']:.0f} images/s with {memory['ours'] / 2**30:.1f} GiB; {factor * flops / rates['ours'] / 1e12:.1f} "
+                        f"TFLOP/s, "
+                        f"{100 * factor * flops / rates['ours'] / ceiling:.0f} % of the {ceiling / 1e12:.0f} TFLOP/s of a matrix product of the "
+                        f"same type; "
                         f"{100 * rates['on device'] / rates['ours']:.0f} % of the rate with data already on the device.")
 
 
@@ -108,24 +110,22 @@ def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor"
 
 
-def crf_rows(device: torch.device, *, sizes: Sequence[int], crop: int | None = None) -> Iterator[Row]:
+def crf_rows(device: torch.device, *, sizes: Sequence[int], base: int = 24, crop: int | None = None) -> Iterator[Row]:
     """The CRF of our own, so many images at once, against pydensecrf on one core."""
-    if "device" not in inspect.signature(crf.refine).parameters:
-        print("gpu: the CRF takes no device; no rows for it", file=sys.stderr)
-        return
-    images = [(image[:crop, :crop], scores(mask, number)) for number, (image, mask) in enumerate(photographs(24)[:4])]
+    cells = None if crop is None else math.ceil(crop / STRIDE)
+    images = [(image[:crop, :crop], scores(mask, number)[:, :cells, :cells]) for number, (image, mask) in enumerate(photographs(base)[:4])]
     settings = crf.PRESETS["deeplab"]
     image, grid = images[0]
     alone = seconds_of(lambda: peers.refine(np.ascontiguousarray(image), crf.upsample(grid, image.shape[:2], stride=STRIDE), settings), "cpu")
     for batch in sizes:
-        chosen = [images[number % len(images)] for number in range(batch)]
+        pictures, grids = (np.stack([pair[place] for pair in (images * batch)[:batch]]) for place in range(2))
 
-        def refine(chosen: list[tuple[np.ndarray, np.ndarray]] = chosen) -> object:
-            return crf.refine_batch([image for image, _ in chosen], [grid for _, grid in chosen], settings, stride=STRIDE, device=device)  # type: ignore[attr-defined]
+        def refine(pictures: np.ndarray = pictures, grids: np.ndarray = grids) -> object:
+            return crf.refine_batch(pictures, grids, settings, stride=STRIDE, device=device)
 
         seconds, memory = measured(refine, device, 3)
-        yield row(f"dense CRF, 500×375, 21 classes, batch {batch}, on {name_of(device)}", 1000 * seconds / batch, 1000 * alone, unit="ms per image", aim=100,
-                  limit=f"{memory / 2**30:.1f} GiB on the device.")
+        yield row(f"dense CRF, 500×375, 21 classes, batch {batch}, on {name_of(device)}", 1000 * seconds / batch, 1000 * alone, unit="ms per image",
+                  aim=100, limit=f"{memory / 2**30:.1f} GiB on the device.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Runs the whole pipeline by `dvc repro` on generated images of 48 pixels, with networks and trainings as small as they get, in a checkout of its own,
 and notes of every stage the processor time (its own and its children's, so that other work on the machine does not matter), the wall time and the
-peak memory. A stage's start-up, imports above all, is its time on the ten images of the smallest run. Sizes measured before stay in growth.json until they are measured again.
+peak memory. A stage's start-up, imports above all, is its time on the ten images of the smallest run. Sizes measured before stay in growth.json
+until they are measured again.
 """
 
 import argparse
@@ -92,12 +93,13 @@ def summary(runs: Mapping[int, Sequence[Mapping[str, Mapping[str, float]]]]) -> 
     for stage in runs[sizes[-1]][0]:
         cpu, wall, mib = ({size: statistics.median(run[stage][key] for run in runs[size]) for size in sorted(runs)} for key in ("cpu", "wall", "mib"))
         above = {size: cpu[size] - cpu[START_UP] for size in sizes}
+        clear = above[sizes[-2:][0]] >= SIZES_AIM["least_seconds"]
         rows.append({"stage": stage, "cpu": {str(size): round(value, 2) for size, value in cpu.items()},
                      "wall": {str(size): round(value, 2) for size, value in wall.items()},
                      "mib": {str(size): round(value, 1) for size, value in mib.items()},
                      "ms_per_image": round(1000 * above[sizes[-1]] / sizes[-1], 3),
                      "exponent_raw": _rounded(exponent({size: cpu[size] for size in sizes[-2:]})),
-                     "exponent": _rounded(exponent({size: above[size] for size in sizes[-2:]}) if above[sizes[-2:][0]] >= SIZES_AIM["least_seconds"] else None),
+                     "exponent": _rounded(exponent({size: above[size] for size in sizes[-2:]}) if clear else None),
                      "memory_ratio": round(mib[sizes[-1]] / mib[sizes[-2]], 3) if len(sizes) > 1 else None})
     return rows
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.results import Row
-from aepsl.parallel import usable_cores
 
 Clock = Literal["cpu", "wall"]
 CLOCKS: dict[Clock, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()  # those that this process was started with
 
 
 def seconds_of(work: Callable[[], object], clock: Clock) -> float:
@@ -55,8 +55,7 @@ def one_core() -> None:
 def every_core() -> None:
     """Undo :func:`one_core`."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    assert usable_cores()
+        os.sched_setaffinity(0, CORES)
 
 
 def tell(topic: Callable[[bool], Iterator[Row]]) -> None:

@@ -29,7 +29,7 @@ def topic(quick: bool) -> Iterator[Row]:
     """Rows: time, and bytes on disk."""
     one_core()
     torch.set_num_threads(1)
-    count, size, repeats = (10, 64, 1) if quick else (8, 512, 3)
+    count, size, repeats = (10, 64, 1) if quick else (8, 384, 3)
     scales = SCALES[:2] if quick else SCALES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -60,13 +60,17 @@ def topic(quick: bool) -> Iterator[Row]:
                     for width, height in index.sizes.tolist() for scale in scales) * 2
         kept, written = (work / "data/mined/r1.zip").stat().st_size, sum(path.stat().st_size for path in (folder / "maps").iterdir())
         times = [1000 * float(np.median(values)) / count for values in (ours, theirs)]
-        yield row(f"heatmaps, {len(scales)} scales and mirrored, MobileNetV2, {size} px, one core", *times, unit="ms per image", aim=3, repeats=repeats,
+        yield row(f"heatmaps, {len(scales)} scales and mirrored, MobileNetV2, {size} px, one core", *times, unit="ms per image", aim=3,
+                  repeats=repeats,
                   equal=f"{100 * equal:.2f} % of the pixels of an image's classes are mined by both or by neither",
-                  limit=f"The network's {flops / count / 1e9:.1f} GFLOP per image at the {rate / 1e9:.0f} GFLOP/s of a matrix product on one core are "
-                        f"{1000 * flops / count / rate:.0f} ms, {100 * 1000 * flops / count / rate / times[0]:.0f} % of our time. Both sides must run the same "
+                  limit=f"The network's {flops / count / 1e9:.1f} GFLOP per image at the {rate / 1e9:.0f} GFLOP/s of a matrix product on one core "
+                        f"are "
+                        f"{1000 * flops / count / rate:.0f} ms, {100 * 1000 * flops / count / rate / times[0]:.0f} % of our time. Both sides must "
+                        f"run the same "
                         "convolutions, a third of them depthwise, which are bound by memory and reach a fraction of that rate.")
         yield row("heatmaps, bytes on disk", kept / count / 1e3, written / count / 1e3, unit="kB per image", aim=50,
-                  limit="One bit of information per pixel and class, with long runs: what zlib makes of it. Full-size float32 is 4 bytes per pixel and class.")
+                  limit="One bit of information per pixel and class, with long runs: what zlib makes of it. Full-size float32 is 4 bytes per pixel "
+                        "and class.")
 
 
 def agreement(mined: ArchiveReader, maps: Path, ids: tuple[str, ...], threshold: float = 0.3) -> float:

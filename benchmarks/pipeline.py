@@ -41,8 +41,10 @@ def topic(quick: bool) -> Iterator[Row]:
         shutil.rmtree(work.folder)
     yield row("the whole demo, `dvc repro` against one process without DVC", ours, peer, unit="s", aim=1 / 1.1,
               equal="predictions and scores are the same bytes" if not equal else f"{' and '.join(equal)} DIFFER",
-              limit=f"DVC itself takes {idle:.1f} s (a `dvc repro` that finds nothing to do). Each of {len(words)} stages is a process of its own, so that it "
-                    f"can be killed and run alone, and starts Python anew: importing torch takes {min(starts):.1f} s here, once in one process, and once in every "
+              limit=f"DVC itself takes {idle:.1f} s (a `dvc repro` that finds nothing to do). Each of {len(words)} stages is a process of its own, "
+                    f"so that it "
+                    f"can be killed and run alone, and starts Python anew: importing torch takes {min(starts):.1f} s here, once in one process, "
+                    f"and once in every "
                     "stage that needs it under DVC.")
 
 

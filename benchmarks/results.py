@@ -31,13 +31,14 @@ def machine() -> dict[str, Any]:
     """Processor, cores, memory, versions and date."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), platform.processor())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     versions = {}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"cpu": model or platform.machine(), "cores": usable_cores(), "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+    return {"cpu": model or platform.machine(), "cores": usable_cores(), "memory_gib": round(memory / 2**30, 1),
             "python": platform.python_version(), "torch": importlib.metadata.version("torch"), "versions": versions,
             "date": datetime.date.today().isoformat()}
 
@@ -120,11 +121,13 @@ def growth_table(content: Mapping[str, Any]) -> str:
              f"| stage | start-up, s | {' | '.join(f'{size} images, s' for size in sizes)} | ms per image | exponent, raw | exponent | "
              f"MiB at {before} | at {last} | ratio |", f"|---|{'---|' * (len(sizes) + 7)}"]
     for row in content["rows"]:
-        lines.append(f"| {row['stage']} | {number(row['cpu'][str(content['start_up_images'])])} | {' | '.join(number(row['cpu'][size]) for size in sizes)} | "
+        start = row["cpu"][str(content["start_up_images"])]
+        lines.append(f"| {row['stage']} | {number(start)} | {' | '.join(number(row['cpu'][size]) for size in sizes)} | "
                      f"{number(row['ms_per_image'])} | {_or_dash(row['exponent_raw'])} | {_or_dash(row['exponent'])} | "
                      f"{row['mib'][before]:.0f} | {row['mib'][last]:.0f} | {_or_dash(row['memory_ratio'])} |")
     idle = content["no_op_seconds"]
-    return "\n".join([*lines, "", f"With nothing to do at {last} images, best of five: `dvc repro` {idle['repro']} s, `dvc status` {idle['status']} s."])
+    lines += ["", f"With nothing to do at {last} images, best of five: `dvc repro` {idle['repro']} s, `dvc status` {idle['status']} s."]
+    return "\n".join(lines)
 
 
 def _or_dash(value: float | None) -> str:

@@ -1,6 +1,7 @@
-"""Saliency by robust background detection at 500×375: ours against the straightforward Python, at the paper's settings (presets/voc2012-paper.yaml)."""
+"""Saliency by robust background detection at 500×375, settings of presets/voc2012-paper.yaml: ours against the straightforward Python."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ from benchmarks.harness import best, in_turn, one_core, row, tell
 from benchmarks.peers import saliency as peers
 from benchmarks.results import Row
 
-SETTINGS = {"size": 400, "superpixel": 600, "compactness": 10.0}
+SETTINGS: dict[str, Any] = {"size": 400, "superpixel": 600, "compactness": 10.0}
 
 
 def topic(quick: bool) -> Iterator[Row]:
@@ -30,8 +31,10 @@ def topic(quick: bool) -> Iterator[Row]:
     converting = 1000 * best(lambda: [rgb2lab(np.asarray(Image.fromarray(image).resize((400, 300)))) for image in images], 3) / len(images)
     yield row(f"saliency, {WIDTH}×{HEIGHT}, one core", ours, theirs, unit="ms per image", aim=2, repeats=repeats,
               equal=f"least correlation of two maps {alike:.6f}",
-              limit=f"Both call scikit-image for the superpixels ({clustering:.1f} ms: ten iterations over 120,000 pixels) and for the change to CIE-Lab "
-                    f"({converting:.1f} ms): together {100 * (clustering + converting) / ours:.0f} % of our time, which no graph code can save. The peer loses "
+              limit=f"Both call scikit-image for the superpixels ({clustering:.1f} ms: ten iterations over 120,000 pixels) and for the change to "
+                    f"CIE-Lab "
+                    f"({converting:.1f} ms): together {100 * (clustering + converting) / ours:.0f} % of our time, which no graph code can save. "
+                    f"The peer loses "
                     "the rest in loops over pixels and pairs of superpixels.")
 
 

@@ -1,4 +1,4 @@
-"""10,582 masks, those of VOC's "trainaug", as an artefact: written, hashed by DVC, pushed, pulled, read in any order. One zip against a folder of PNGs."""
+"""10,582 masks, as many as VOC's "trainaug": written, hashed by DVC, pushed, pulled, read in any order. One zip against a folder of PNGs."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ class Side:
         self.work, self.clone = folder / "work", folder / "clone"
         self.work.mkdir(parents=True)
         self.environment = environment(folder / "settings") | {
-            "GIT_AUTHOR_NAME": "bench", "GIT_AUTHOR_EMAIL": "bench@localhost", "GIT_COMMITTER_NAME": "bench", "GIT_COMMITTER_EMAIL": "bench@localhost"}
+            f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "bench"), ("EMAIL", "bench@localhost"))}
         self.call("git", "init", "--quiet")
         self.dvc("init", "--quiet")
         self.dvc("remote", "add", "--quiet", "--default", "store", str(folder / "remote"))
@@ -87,25 +87,28 @@ def topic(quick: bool) -> Iterator[Row]:
                     seconds[step][side.artefact].append(taken)
             ours, theirs = sides
             sums |= {ours.read(names), theirs.read(names)}
-            for side, taken in zip(sides, in_turn(lambda: ours.read(names), lambda: theirs.read(names), repeats=1, clock="wall"), strict=True):
+            for side, taken in zip(sides, in_turn(partial(ours.read, names), partial(theirs.read, names), repeats=1, clock="wall"), strict=True):
                 seconds["read"][side.artefact].append(taken)
             for side in sides:
                 shutil.rmtree(side.folder)
     costs = {step: [float(np.median(values)) for values in sides.values()] for step, sides in seconds.items()}
     equal = f"the sum of all pixels read back is {'the same' if len(sums) == 1 else 'NOT the same'}"
-    bound = {"write": f"{size / 1e6:.1f} MB at the {disk / 1e6:.0f} MB/s that a file written and fsynced reaches here are {size / disk:.2f} s. The rest is "
+    bound = {"write": f"{size / 1e6:.1f} MB at the {disk / 1e6:.0f} MB/s of a file written and fsynced here are {size / disk:.2f} s. The rest is "
                       "Python's zip writer, some 30 µs per entry, and checksums. The folder is not brought to the disk at all.",
              "add": f"MD5 of {size / 1e6:.1f} MB at {md5 / 1e6:.0f} MB/s is {size / md5:.2f} s; nearly all else is DVC starting.",
-             "push": f"A copy of {size / 1e6:.1f} MB, {size / disk:.2f} s of disk; the rest is DVC starting. A bucket would cost the folder {count:,} requests and us one.",
+             "push": f"A copy of {size / 1e6:.1f} MB, {size / disk:.2f} s of disk; the rest is DVC starting. A bucket would cost the folder "
+                     f"{count:,} requests and us one.",
              "pull": "As pushing, backwards; the folder's files are made one by one in cache and working tree.",
-             "read": "Both must decode the same PNGs, which is most of the time: no way of storing can be 5 times as fast at reading all pixels. Ours also "
+             "read": "Both must decode the same PNGs, which is most of the time: no way of storing can be 5 times as fast at reading all pixels. "
+                     "Ours also "
                      "reads the archive's table of contents once and compares every checksum."}
     for step, (ours_took, peer_took) in costs.items():
         yield row(f"{count:,} masks, {STEPS[step]}", ours_took, peer_took, unit="s", aim=5, limit=bound[step], equal=equal if step == "read" else "",
                   repeats=repeats)
     total = [sum(both) for both in zip(*costs.values(), strict=True)]
     yield row(f"{count:,} masks, all five steps", *total, unit="s", aim=5, repeats=repeats,
-              limit=f"{size / 1e6:.1f} MB written three times and hashed once: {3 * size / disk + size / md5:.2f} s. Four starts of DVC and the decoding are the rest.")
+              limit=f"{size / 1e6:.1f} MB written three times and hashed once: {3 * size / disk + size / md5:.2f} s. Four starts of DVC and the "
+                    f"decoding are the rest.")
 
 
 if __name__ == "__main__":

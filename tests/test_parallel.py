@@ -72,3 +72,21 @@ def test_a_little_work_is_done_here_and_more_by_others() -> None:
     ("auto", 0, 64, True, 16)])
 def test_images_are_loaded_by_the_cores_that_the_network_leaves_free(wanted, threads, cores, gpu, found) -> None:
     assert loading_workers(wanted, threads=threads, cores=cores, gpu=gpu) == found
+
+
+class Heavy:
+    """A function that holds much, such as an index, and counts how often it is packed up."""
+
+    packed = 0
+
+    def __call__(self, number: int) -> int:
+        return number
+
+    def __getstate__(self) -> dict[str, int]:
+        Heavy.packed += 1
+        return {}
+
+
+def test_what_a_function_holds_is_sent_to_a_process_once_and_not_with_every_batch():
+    assert list(in_processes(Heavy(), range(300), processes=2)) == list(range(300))
+    assert 1 <= Heavy.packed <= 4

@@ -5,6 +5,7 @@ Their dictionary of maps is written as .npz instead of a pickle: the same bytes 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,18 +29,16 @@ def write_maps(model: Classifier, files: Sequence[Path], labels: np.ndarray, out
     for path, own in zip(files, labels, strict=True):
         image = JpegImageFile(path).convert("RGB")
         width, height = image.size
-        total = None
+        total: np.ndarray = np.zeros((), np.float32)
         for scale in scales:
             scaled = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
             values = ((np.asarray(scaled) / 255.0 - MEAN) / STD).astype(np.float32)
             for view in (values, values[:, ::-1]):
                 batch = torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))[None]
                 maps = F.relu(model.heatmaps(batch))
-                maps = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)[0].numpy()
-                if view is not values:
-                    maps = maps[:, :, ::-1]
-                total = maps if total is None else total + maps
-        assert total is not None
+                full: np.ndarray = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)[0].numpy()
+                total = total + (full if view is values else full[:, :, ::-1])
         total[~own] = 0
         total = total / (total.max((1, 2), keepdims=True) + 1e-5)
-        np.savez(out / f"{path.stem}.npz", **{str(label): np.ascontiguousarray(total[label]) for label in np.flatnonzero(own)})
+        kept: dict[str, Any] = {str(label): np.ascontiguousarray(total[label]) for label in np.flatnonzero(own)}
+        np.savez(out / f"{path.stem}.npz", **kept)

@@ -15,7 +15,8 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings) 
     crf = densecrf.DenseCRF2D(width, height, count)
     crf.setUnaryEnergy(np.ascontiguousarray(-np.log(np.clip(probabilities, 1e-5, 1)).reshape(count, -1)))
     crf.addPairwiseGaussian(sxy=settings.spatial_xy, compat=settings.spatial_weight)
-    crf.addPairwiseBilateral(sxy=settings.bilateral_xy, srgb=settings.bilateral_rgb, rgbim=np.ascontiguousarray(image), compat=settings.bilateral_weight)
+    crf.addPairwiseBilateral(sxy=settings.bilateral_xy, srgb=settings.bilateral_rgb, rgbim=np.ascontiguousarray(image),
+                             compat=settings.bilateral_weight)
     marginals = np.array(crf.inference(settings.iterations)).reshape(count, height, width)
     labels: np.ndarray = marginals.argmax(0).astype(np.uint8)
     return labels

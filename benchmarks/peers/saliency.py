@@ -85,7 +85,8 @@ def saliency(image: np.ndarray, *, size: int, superpixel: int, compactness: floa
     for label in labels:
         result[segments == label] = solved[place[label]]
     grown = np.asarray(Image.fromarray(result).resize((width, height), Image.Resampling.BILINEAR))
-    return (grown - grown.min()) / max(float(np.ptp(grown)), 1e-9)
+    stretched: np.ndarray = (grown - grown.min()) / max(float(np.ptp(grown)), 1e-9)
+    return stretched
 
 
 def shortest_paths(graph: Graph, source: int) -> dict[int, float]:

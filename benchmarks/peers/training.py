@@ -1,6 +1,6 @@
 """A training as most scripts have it: a data set of files, Pillow and torchvision's transforms in the workers, float32 batches, a plain loop."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Folder(Dataset[Any]):
         return image, torch.from_numpy(self.labels[number])
 
 
-def steps(model: nn.Module, data: Folder, *, batch: int, workers: int) -> Iterator[None]:
+def steps(model: nn.Module, data: Folder, *, batch: int, workers: int) -> Generator[None, None, None]:
     """Train for ever, one step at a time."""
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     model.train()

@@ -59,7 +59,7 @@ def follow_up(command: Sequence[str], *, threads: int) -> None:
     Interrupted : this process was asked to stop; the group has ended.
     """
     for left in Path("scratch").glob("group-*"):  # of one that was killed
-        if not alive(int(left.name.partition("-")[2])):
+        if (number := left.name.partition("-")[2]).isdecimal() and not alive(int(number)):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(f"scratch/group-{os.getpid()}").resolve()
     folder.mkdir(parents=True)

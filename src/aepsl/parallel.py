@@ -14,8 +14,6 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
-
 from aepsl.errors import AepslError
 from aepsl.resume.interrupt import blocked
 
@@ -53,12 +51,28 @@ def in_processes(function: Callable[[T], R], items: Iterable[T], *, processes: i
         if not (drawn := list(islice(remaining, 1))):
             return
         yield function(drawn[0])
+    import joblib  # here and below: half of what a stage without a network imports, and little work does without it
+
     resource_tracker.ensure_running()  # joblib's workers want it; when it starts it unblocks the signals blocked below
-    with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=BATCH, initializer=end_with, initargs=(os.getpid(),)) as pool:
+    # A worker is given the function when it starts and not with every batch: what the function holds, an index or open archives, grows with the
+    # number of images.
+    with joblib.Parallel(n_jobs=count, return_as="generator", batch_size=BATCH, initializer=_begin, initargs=(os.getpid(), function)) as pool:
         while window := list(islice(remaining, WINDOW * count)):
             with blocked():  # Ctrl-C goes to every process of a terminal; workers would each print where it met them
-                results: Any = pool(joblib.delayed(function)(item) for item in window)
+                results: Any = pool(joblib.delayed(_call)(item) for item in window)
             yield from results
+
+
+_given: list[Callable[[Any], Any]] = []  # in a worker: the function it was started for
+
+
+def _begin(parent: int, function: Callable[[Any], Any]) -> None:
+    end_with(parent)
+    _given[:] = [function]
+
+
+def _call(item: Any) -> Any:
+    return _given[0](item)
 
 
 def end_with(parent: int) -> None:
@@ -162,6 +176,7 @@ def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T])
     client = place.client
     from concurrent.futures import CancelledError
 
+    import joblib
     from distributed import KilledWorker
 
     there = partial(_there, str(place.root), place.code, function)

@@ -22,7 +22,7 @@ def kernel(of: permutohedral.Lattice) -> torch.Tensor:
     return of.filtered(torch.eye(len(of.vertices)))
 
 
-# One step of blur in each direction is a triangle of standard deviation 1, not a Gaussian, and splat and slice widen it: by itself the kernel is lower
+# A blur in each direction is a triangle of standard deviation 1, not a Gaussian, and splat and slice widen it: by itself the kernel is lower
 # in the middle, the more so the more dimensions. Normalised, as the CRF uses it, what is left of the difference are some percent.
 @pytest.mark.parametrize(("d", "scatter"), [(1, 0.01), (2, 0.02), (3, 0.03), (5, 0.05)])
 def test_the_normalised_filter_is_a_gaussian_one_but_for_some_percent(d, scatter):

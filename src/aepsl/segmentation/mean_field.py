@@ -18,6 +18,7 @@ SIGNIFICANT = 0.5
 LEAST = -30.0  # logarithm of the least share: far below float32's resolution, and no number on the way is so small that processors slow down
 
 
+@torch.inference_mode()
 def marginals(logits: Tensor, images: Tensor, settings: CrfSettings) -> Tensor:
     """Marginals (B, K, H, W) of CRFs with logits, the negative unary energies, (B, K, H, W) float32 on images (B, H, W, 3) uint8 RGB."""
     sets, count, height, width = logits.shape
@@ -25,6 +26,7 @@ def marginals(logits: Tensor, images: Tensor, settings: CrfSettings) -> Tensor:
     return F.softmax(now, 0).transpose(0, 1).reshape(sets, count, height, width)
 
 
+@torch.inference_mode()
 def labels(logits: Tensor, images: Tensor, settings: CrfSettings) -> Tensor:
     """The most probable class of each pixel, (B, H, W) int64, in the CRFs of :func:`marginals`, and faster.
 

@@ -8,10 +8,9 @@ so each is one ``embedding_bag``: rows are contiguous, every sum has a fixed ord
 
 import math
 from dataclasses import dataclass, replace
-from itertools import accumulate, combinations
+from itertools import accumulate
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 TINY = 1e-20  # under the root of a norm
@@ -38,9 +37,10 @@ class Lattice:
 
     def blurred(self, values: Tensor) -> Tensor:
         """Values (P, K) of the points → blurred values (M+1, K) of the vertices."""
-        table = F.embedding_bag(self.points, values, self.starts, mode="sum", per_sample_weights=self.given)
+        table = summed(values, self.points, self.starts, self.given)
+        thirds = torch.arange(0, self.blur.numel(), 3, dtype=torch.int32, device=values.device)
         for axis in self.neighbours:
-            table = F.embedding_bag(axis, table, mode="sum", per_sample_weights=self.blur)
+            table = summed(table, axis.view(-1), thirds, self.blur.view(-1))
         return table
 
     def filtered(self, values: Tensor) -> Tensor:
@@ -59,7 +59,14 @@ class Lattice:
 
 def sliced(table: Tensor, vertices: Tensor, taken: Tensor) -> Tensor:
     """Rows (P, K), each the sum of ``taken`` (P, n) times the rows ``vertices`` (P, n) of a table."""
-    return F.embedding_bag(vertices, table, mode="sum", per_sample_weights=taken)
+    starts = torch.arange(0, vertices.numel(), vertices.shape[1], dtype=torch.int32, device=vertices.device)
+    return summed(table, vertices.view(-1), starts, taken.view(-1))
+
+
+def summed(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Sums of weighted rows of a table, one from each start to the next: ``F.embedding_bag`` without the cost of its checks."""
+    found: Tensor = torch.embedding_bag(table, rows, starts, False, 0, False, weights)[0]
+    return found
 
 
 def lattice(features: Tensor) -> Lattice:
@@ -101,7 +108,7 @@ def lattice(features: Tensor) -> Lattice:
     blur = given.new_tensor([1, 0.5, 0.5]).repeat(known + 1, 1)
     blur[known] = 0
     return Lattice(points, given, torch.cat([*starts, points.new_tensor([len(points)])]).int(), neighbours, blur,
-                   vertices.t().contiguous(), shares.t() / (1 + 2.0**-d))
+                   vertices.t().contiguous(), shares.div_(1 + 2.0**-d).t().contiguous())
 
 
 def _elevated(features: Tensor) -> Tensor:
@@ -120,10 +127,10 @@ def _elevated(features: Tensor) -> Tensor:
 def _ranks(values: Tensor) -> Tensor:
     """The place of each of n values (n, P) in descending order, int8; of equal ones the first comes first."""
     rank = torch.zeros_like(values, dtype=torch.int8)
-    for i, j in combinations(range(len(values)), 2):
-        behind = values[i] < values[j]
-        rank[i] += behind
-        rank[j] += ~behind
+    for i in range(len(values) - 1):
+        behind = values[i] < values[i + 1:]
+        rank[i] += behind.sum(0, dtype=torch.int8)
+        rank[i + 1:] += ~behind
     return rank
 
 
@@ -156,21 +163,16 @@ def _sorted(codes: Tensor) -> tuple[Tensor, Tensor]:
 
 def _neighbours(codes: list[Tensor], factors: Tensor) -> Tensor:
     """The vertex itself and its two neighbours, (d+1, M+1, 3) int32, from the sorted codes of each remainder's vertices."""
-    sizes = [len(part) for part in codes]
-    ends = list(accumulate(sizes))
-    total, axes = ends[-1], len(codes)
-    own = torch.arange(total + 1, device=factors.device)
-    table = torch.full((axes, total + 1, 3), total, dtype=torch.int32, device=factors.device)
-    table[:, :, 0] = own
-    for axis in range(axes):
-        before = torch.full_like(own, total)
-        for remainder in range(axes):
-            others = codes[remainder - 1]  # a step along an axis leads to the remainder below, from 0 to the last, one cell back
-            wanted = codes[remainder] + factors[axis] - (0 if remainder else factors.sum())
-            at = torch.searchsorted(others, wanted).clamp_(max=len(others) - 1)
-            at = torch.where(others[at] == wanted, at + (ends[remainder - 1] - sizes[remainder - 1]), total)
-            before[ends[remainder] - sizes[remainder]:ends[remainder]] = at
-        table[axis, :, 1] = before
-        table[axis, before, 2] = own.int()
-    table[:, total] = total
-    return table
+    starts = [0, *accumulate(map(len, codes))]
+    total, axes = starts[-1], len(codes)
+    own = torch.arange(total + 1, device=factors.device).expand(axes, -1)
+    before = torch.full_like(own, total)
+    for remainder, part in enumerate(codes):  # a step along an axis leads to the remainder below, from 0 to the last, one cell back
+        others = codes[remainder - 1]
+        wanted = part + (factors if remainder else factors - factors.sum())[:, None]
+        at = torch.searchsorted(others, wanted).clamp_(max=len(others) - 1)
+        found = others[at] == wanted
+        before[:, starts[remainder]:starts[remainder + 1]] = torch.where(found, at + starts[remainder - 1 if remainder else axes - 1], total)
+    behind = torch.full_like(own, total).scatter_(1, before, own)
+    behind[:, total] = total
+    return torch.stack([own, before, behind], 2).int()

@@ -94,7 +94,7 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
     loader = DataLoader(_Told(samples), batch_sampler=_Shares(order, settings.accumulate, ranks), collate_fn=_collate, num_workers=workers,
                         pin_memory=device.type == "cuda", prefetch_factor=(4 if device.type == "cuda" else 2) if workers else None,
                         multiprocessing_context="fork" if workers else None)
-    lag = int(device.type == "cuda" and ranks.size == 1)  # steps that a GPU is asked to do before the loss of the one before them is looked at
+    lag = _lag(device, ranks)
     whole = True
     agreed = ExitStack()
     try:
@@ -135,6 +135,11 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
         agreed.close()
     model.eval()
     return curve
+
+
+def _lag(device: torch.device, ranks: Ranks) -> int:
+    """Steps that a device is asked to do before the loss of an earlier one is looked at: looking makes the processor wait."""
+    return int(device.type == "cuda" and ranks.size == 1)
 
 
 class _Told(Dataset[Any]):
@@ -183,7 +188,7 @@ class _Report:
         ------
         AepslError : the loss, if it is here already, is not finite.
         """
-        if told.is_cuda:
+        if told.device.type == "cuda":
             here = torch.empty(told.shape, dtype=told.dtype, pin_memory=True).copy_(told, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record(torch.cuda.current_stream(told.device))

@@ -65,8 +65,9 @@ def with_statistics(model: Any) -> Any:
     generator = torch.Generator().manual_seed(2)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for values, low, high in ((module.running_mean, -0.2, 0.2), (module.running_var, 0.5, 1.5), (module.weight, 0.7, 1.3), (module.bias, -0.2, 0.2)):
-                values.data.uniform_(low, high, generator=generator)
+            for values, middle, spread in ((module.running_mean, 0, 0.2), (module.running_var, 1, 0.5),
+                                           (module.weight, 1, 0.3), (module.bias, 0, 0.2)):
+                values.data.uniform_(middle - spread, middle + spread, generator=generator)
     return model
 
 
@@ -145,11 +146,9 @@ def test_little_is_loaded_ahead_of_what_is_read(workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_photograph_is_met_behind_the_results_before_it(workers: int) -> None:
     results = over(Given([A] * 9, damaged=5), range(9), sums, lambda row, *_: row, engine=Engine(CPU, workers=workers))  # type: ignore[arg-type]
-    found = []
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(AepslError, match="damaged"):
-        for row in results:
-            found.append(row)  # noqa: PERF402 - what came before the error counts
-    assert found == [0, 1, 2, 3, 4]
+        next(results)
 
 
 def test_a_photograph_of_another_size_than_the_index_says_is_named() -> None:
@@ -175,7 +174,8 @@ def test_too_little_memory_names_the_parameter() -> None:
     def network(batch: Tensor, rows: list[int]) -> Sequence[Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    with pytest.raises(AepslError, match=r"compute.inference_batch: memory of cpu ran out with 4 image.* of 24×17 .*lower compute.inference_batch \(it is 4\)"):
+    explained = r"compute.inference_batch: memory of cpu ran out with 4 image.* of 24×17 .*lower compute.inference_batch \(it is 4\)"
+    with pytest.raises(AepslError, match=explained):
         list(over(Given([A] * 9), range(9), network, lambda row, *_: row, engine=Engine(CPU, 4)))  # type: ignore[arg-type]
 
 
@@ -322,7 +322,8 @@ def test_the_engine_is_what_compute_asks_for(monkeypatch: pytest.MonkeyPatch) ->
     compute = Compute(device="cpu", devices=1, launcher="", precision="auto", compile=False, inference_batch=0, scheduler="", workers=3, processes=1,
                       threads=1, save_every=60)
     assert engine_for(compute) == Engine(CPU, 1, torch.float32, False, 3)
-    assert engine_for(compute.model_copy(update={"inference_batch": 5, "precision": "bfloat16", "compile": True})) == Engine(CPU, 5, torch.bfloat16, True, 3)
+    asked = compute.model_copy(update={"inference_batch": 5, "precision": "bfloat16", "compile": True})
+    assert engine_for(asked) == Engine(CPU, 5, torch.bfloat16, True, 3)
     monkeypatch.setattr(inference, "pick_device", lambda name: torch.device("mps"))
     assert engine_for(compute).batch == inference.GPU_BATCH
 
@@ -330,7 +331,8 @@ def test_the_engine_is_what_compute_asks_for(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(("supported", "name", "expected"), [(True, "auto", torch.bfloat16), (False, "auto", torch.float32),
                                                              (True, "bfloat16", torch.bfloat16), (False, "float16", torch.float16),
                                                              (True, "float32", torch.float32)])
-def test_auto_is_bfloat16_on_the_cuda_devices_that_have_it(monkeypatch: pytest.MonkeyPatch, supported: bool, name: str, expected: torch.dtype) -> None:
+def test_auto_is_bfloat16_on_the_cuda_devices_that_have_it(monkeypatch: pytest.MonkeyPatch, supported: bool, name: str,
+                                                           expected: torch.dtype) -> None:
     without_gpu(monkeypatch, supported)
     assert pick_precision(name, torch.device("cuda:0")) == expected
 
@@ -352,7 +354,8 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 40), st.sampled_from([1, 2, 8]), st.lists(st.floats(0.2, 2.2), min_size=1, max_size=3), st.booleans(),
        st.integers(1, 3))
-def test_the_mean_of_views_is_that_of_views_brought_back_one_by_one(height: int, width: int, stride: int, scales: list[float], flip: bool, batch: int) -> None:
+def test_the_mean_of_views_is_that_of_views_brought_back_one_by_one(height: int, width: int, stride: int, scales: list[float], flip: bool,
+                                                                    batch: int) -> None:
     generator = torch.Generator().manual_seed(height * 41 + width)
     grids, views, full = [], [], []
     for scale in scales:

@@ -93,7 +93,7 @@ class FastTrunk(Trunk):
         if engine.device.type == "cpu":
             for module in self._folded.modules():
                 if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-                    # Means nothing to a window of one pixel; but with one thread torch gives undilated ones to a routine older and slower than oneDNN.
+                    # Means nothing to a window of one pixel; but at one thread torch gives undilated ones to a routine slower than oneDNN.
                     module.dilation = (2, 2)
         # One kernel for all sizes: with one for each, the last bits would depend on which came first.
         self._run: Any = torch.compile(self._folded, dynamic=True) if engine.compiled else self._folded

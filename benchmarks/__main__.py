@@ -1,95 +1,69 @@
-"""make bench: ratios of our code against the usual way, measured side by side in one run, interleaved, medians over repeats.
+"""make bench: our ways beside those in use today, in turn in one run, medians over repeats; docs/performance.md shows the table.
 
-Only ratios are reported: absolute times belong to a machine and its load.
+    python -m benchmarks                # all topics, some 25 minutes on two cores
+    python -m benchmarks crf saliency   # these alone: their rows are replaced, all others stay
+    python -m benchmarks --quick        # that everything runs, on a few small images; measures nothing and keeps nothing
+    python -m benchmarks gpu            # rows for a CUDA device, where there is one
+    python -m benchmarks.growth         # time and memory by the number of images: apart, it takes an hour
+
+Each topic runs in a process of its own. One that fails is named at the end, with status 1; the rows of the others are kept.
 """
 
-import json
-import statistics
+import argparse
+import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from benchmarks.harness import rows_in
+from benchmarks.results import PAGE, RESULTS, ROOT, machine, merged, read, write_results
 
-from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices, encode_mask
-from aepsl.evaluation.confusion import Confusion
-from aepsl.segmentation.crf import PRESETS, refine
-
-REPEATS = 5
+# Topic: most seconds it may take. The modules of this package have these names.
+TOPICS = {"crf": 600, "heatmaps": 600, "training": 600, "evaluation": 600, "saliency": 300, "storage": 900, "pipeline": 1800, "gpu": 1800}
 
 
-def compare(name: str, ours: Callable[[], object], peer: Callable[[], object]) -> dict[str, object]:
-    """Time both in turn and return the row of the table; a ratio above 1 means ours is faster."""
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    for _ in range(REPEATS):
-        for side, work in (("ours", ours), ("peer", peer)):
-            start = time.perf_counter()
-            work()
-            seconds[side].append(time.perf_counter() - start)
-    medians = {side: statistics.median(values) for side, values in seconds.items()}
-    return {"name": name, **{side: round(value, 4) for side, value in medians.items()}, "unit": "s",
-            "ratio": round(medians["peer"] / medians["ours"], 2)}
+def main() -> int:
+    """Run the chosen topics; the number of those that failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("topics", nargs="*", help=f"out of {', '.join(TOPICS)}; none = all")
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    if unknown := [name for name in given.topics if name not in TOPICS]:
+        parser.error(f"expected topics out of {', '.join(TOPICS)}, found {', '.join(unknown)}")
+    failed = []
+    for name in given.topics or TOPICS:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "rows"
+            fault = run(name, out, quick=given.quick)
+            rows = [{"topic": name, **row, "date": machine()["date"]} for row in rows_in(out)]
+        if rows and not given.quick:
+            write_results(merged(read(), [name], rows, machine(), list(TOPICS)))
+        for row in rows:
+            verdict = "" if row["aim"] is None else "  met" if row["ratio"] >= row["aim"] else "  MISSED"
+            print(f"{row['name'][:96]:96} {row['ours']:>10} {row['peer']:>10} {row['unit']:14} ratio {row['ratio']:>8}{verdict}", flush=True)
+        print(f"[{name}: {time.perf_counter() - start:.0f} s]", flush=True)
+        if fault:
+            failed.append(f"{name}: {fault}")
+    if not given.quick:
+        print(f"\n{RESULTS.relative_to(ROOT)} and {PAGE.relative_to(ROOT)} are up to date.")
+    for line in failed:
+        print(f"FAILED {line}", file=sys.stderr)
+    return len(failed)
 
 
-def evaluation(rng: np.random.Generator) -> dict[str, object]:
-    """One bincount per image against a comparison per class, 20 images of 500×375, 21 classes."""
-    pairs = [tuple(rng.integers(0, 21, (2, 375, 500), np.uint8)) for _ in range(20)]
-
-    def ours() -> None:
-        counts = Confusion(20)
-        for truth, prediction in pairs:
-            counts.add(truth, prediction)
-
-    def per_class() -> None:
-        for truth, prediction in pairs:
-            for label in range(21):
-                np.logical_and(truth == label, prediction == label).sum(), np.logical_or(truth == label, prediction == label).sum()
-
-    return compare("evaluation, 20 masks against a loop over classes", ours, per_class)
-
-
-def crf(rng: np.random.Generator) -> dict[str, object]:
-    """Only the classes that are possible against all 21, one image of 240×180."""
-    image = np.repeat(np.repeat(rng.integers(0, 256, (23, 30, 3), np.uint8), 8, 0), 8, 1)[:180, :240]
-    scores = np.zeros((21, 23, 30), np.float32)
-    scores[[0, 8, 12]] = rng.dirichlet((1, 1, 1), (23, 30)).transpose(2, 0, 1)
-    everything = np.maximum(scores, 1e-4)
-    return compare("dense CRF, 3 possible classes against all 21", lambda: refine(image, scores, PRESETS["deeplab"], stride=8),
-                   lambda: refine(image, everything, PRESETS["deeplab"], stride=8))
-
-
-def storage(rng: np.random.Generator) -> dict[str, object]:
-    """1,000 masks written and read back: one archive against a folder of files."""
-    masks = [encode_mask(np.kron(rng.integers(0, 3, (8, 8), np.uint8), np.ones((16, 16), np.uint8))) for _ in range(1000)]
-    with tempfile.TemporaryDirectory() as folder:
-        archive, files = Path(folder) / "masks.zip", Path(folder) / "masks"
-        files.mkdir()
-
-        def ours() -> None:
-            with ArchiveWriter(archive) as out:
-                for number, data in enumerate(masks):
-                    out.add(f"{number}.png", data)
-            reader = ArchiveReader(archive)
-            for number in range(len(masks)):
-                decode_indices(reader.read(f"{number}.png"))
-
-        def peer() -> None:
-            for number, data in enumerate(masks):
-                (files / f"{number}.png").write_bytes(data)
-            for number in range(len(masks)):
-                decode_indices((files / f"{number}.png").read_bytes())
-
-        return compare("1,000 masks, one archive against a folder (without DVC)", ours, peer)
-
-
-def main() -> None:
-    """Run all comparisons, print the table and write benchmarks/results.json."""
-    rows = [work(np.random.default_rng(0)) for work in (evaluation, crf, storage)]
-    for row in rows:
-        print(f"{row['name']:58} ours {row['ours']:>8} s   peer {row['peer']:>8} s   ratio {row['ratio']:>6}")
-    Path("benchmarks/results.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+def run(name: str, out: Path, *, quick: bool) -> str | None:
+    """Run a topic in a process of its own; what went wrong, if anything."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(out), *(["--quick"] if quick else [])]
+    try:
+        status = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, timeout=TOPICS[name],
+                                check=False).returncode
+    except subprocess.TimeoutExpired:
+        return f"expected at most {TOPICS[name]} s; rows measured until then are kept"
+    return None if status == 0 else f"ended with status {status}; its message is above, rows measured until then are kept"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(min(1, main()))

@@ -27,7 +27,7 @@ if sys.argv[0] == "-m":  # a stage is being started: torch, which it imports nex
 
 from aepsl.errors import AepslError, explained  # noqa: E402
 from aepsl.launch import Gone, command_of, explain, follow_up  # noqa: E402
-from aepsl.parallel import cluster, usable_cores  # noqa: E402
+from aepsl.parallel import cluster, loading_workers, usable_cores  # noqa: E402
 from aepsl.params import Compute, Params, load_params  # noqa: E402
 from aepsl.ranks import Place, Ranks, device_of, joined, launched, place, secondary  # noqa: E402
 from aepsl.resume.inputs import checked_md5  # noqa: E402
@@ -81,7 +81,7 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
         torch = sys.modules.get("torch")
         if torch is not None and everything.compute.threads:
             torch.set_num_threads(everything.compute.threads)
-        compute = place_of(everything.compute, here) if ranked else everything.compute
+        compute = place_of(everything.compute, here)
 
         @contextmanager
         def at_work(ranks: Ranks) -> Iterator[State]:
@@ -92,8 +92,8 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
                 return
             with alone(Path("scratch/locks"), label):
                 sweep(written)
-                key = fingerprint({path: value_of(everything, path) for path in params}, checked_md5(read), imported())
-                with opened(default_root(ROOT), label, key, every=compute.save_every, checkout=ROOT) as state:
+                parts = fingerprint({path: value_of(everything, path) for path in params}, checked_md5(read), imported())
+                with opened(default_root(ROOT), label, parts, every=compute.save_every, checkout=ROOT) as state:
                     state.ranks = ranks
                     ranks.broadcast((str(state.folder or ""), state.key))
                     yield state
@@ -132,11 +132,13 @@ def run(main: Callable[..., int], *, params: Sequence[str], inputs: Sequence[str
 
 
 def place_of(compute: Compute, here: Place) -> Compute:
-    """Where one of several processes runs: its own device, and its share of the machine's cores."""
+    """Where this process runs: the number of its workers, and, if it is one of several, its own device and its share of the machine's cores."""
+    torch, cores = sys.modules.get("torch"), max(1, usable_cores() // here.local_size)
+    gpu = compute.device.startswith("cuda") or (compute.device == "auto" and torch is not None and torch.cuda.is_available())
+    compute = compute.model_copy(update={"workers": loading_workers(compute.workers, threads=compute.threads, cores=cores, gpu=gpu)})
     if here.size == 1:
         return compute
-    return compute.model_copy(update={"device": device_of(compute.device, here),
-                                      "processes": compute.processes or max(1, usable_cores() // here.local_size)})
+    return compute.model_copy(update={"device": device_of(compute.device, here), "processes": compute.processes or cores})
 
 
 def value_of(params: Params, path: str) -> Any:

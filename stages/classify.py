@@ -56,7 +56,7 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
 
     engine = engine_for(compute)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=engine.device,
-                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"classify@{step}"), ranks=state.ranks,
+                          workers=compute.loaders, checkpoints=Checkpoints(state, label=f"classify@{step}"), ranks=state.ranks,
                           label=f"classify@{step}")
     if not state.ranks.main:
         return 0

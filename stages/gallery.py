@@ -18,24 +18,24 @@ ROWS = 8
 
 def main(p: Any, compute: Compute, state: State, *, images: str, index: str, mined: str, saliency: str, merged: str, labels: str, predictions: str,
          truth: str, out: str) -> int:
-    everything, photographs, masks = read_index(index), ArchiveReader(images), ArchiveReader(truth)
-    regions = ArchiveReader(mined)
+    everything = read_index(index)
+    # Each archive is opened once: what that takes grows with the number of images.
+    pictures, masks, regions, salient, first, last, predicted = map(ArchiveReader, (images, truth, mined, saliency, merged, labels, predictions))
     rounds = len(read_rounds(regions))
     train, val = (everything.split(name) for name in ("train", "val"))
-    sheet = []
+    sheet, photographs = [], Photographs(pictures, train)
     for row in spread(train, ROWS):
-        name, image = f"{train.ids[row]}.png", Photographs(photographs, train)[row]
-        found = read_mined(regions, train, row)
-        sheet.append([image, *(mined_overlay(image, found, number) for number in range(1, rounds + 1)),
-                      ArchiveReader(saliency).mask(name),
-                      *(overlay(image, ArchiveReader(source).mask(name)) for source in (merged, labels)),
+        name, image = f"{train.ids[row]}.png", photographs[row]
+        areas = read_mined(regions, train, row)
+        sheet.append([image, *(mined_overlay(image, areas, number) for number in range(1, rounds + 1)), salient.mask(name),
+                      *(overlay(image, source.mask(name)) for source in (first, last)),
                       overlay(image, masks.mask(name)) if name in masks else None])
     headings = ["image", *(f"mined, round {number}" for number in range(1, rounds + 1)), "saliency", "merged labels", "last labels", "truth"]
     write_atomically(Path(out) / "train.png", contact_sheet(sheet, headings))
-    sheet = []
+    sheet, photographs = [], Photographs(pictures, val)
     for row in spread(val, ROWS):
-        name, image = f"{val.ids[row]}.png", Photographs(photographs, val)[row]
-        sheet.append([image, overlay(image, ArchiveReader(predictions).mask(name)),
+        name, image = f"{val.ids[row]}.png", photographs[row]
+        sheet.append([image, overlay(image, predicted.mask(name)),
                       overlay(image, masks.mask(name)) if name in masks else None])
     write_atomically(Path(out) / "val.png", contact_sheet(sheet, ["image", "prediction", "truth"]))
     return 2 * ROWS

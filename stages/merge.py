@@ -6,7 +6,7 @@ from typing import Any
 from aepsl.data.archive import ArchiveReader, encode_mask
 from aepsl.data.index import Index, read_index
 from aepsl.mining.pseudo_labels import background_thresholds, merge_stored
-from aepsl.parallel import in_processes
+from aepsl.parallel import ALONE, in_processes
 from aepsl.params import Compute
 from aepsl.resume.parts import Entries, write_resumed
 from aepsl.resume.state import State
@@ -20,7 +20,7 @@ def main(p: Any, compute: Compute, state: State, *, index: str, mined: str, sali
     below = background_thresholds(rows, below=p.merge.background_below, indoor_classes=p.merge.indoor_classes,
                                   below_outdoors=p.merge.background_below_outdoors)
     work = partial(encoded_label, index=rows, mined=ArchiveReader(mined), saliency=ArchiveReader(saliency), background_below=below)
-    write_resumed(out, lambda some: in_processes(work, some, processes=compute.processes), total=len(rows), state=state, label="merge")
+    write_resumed(out, lambda some: in_processes(work, some, processes=compute.processes, alone=ALONE), total=len(rows), state=state, label="merge")
     return len(rows)
 
 

@@ -9,7 +9,7 @@ from aepsl.data.archive import ArchiveReader, encode_grey
 from aepsl.data.index import Index, read_index
 from aepsl.data.samples import Photographs
 from aepsl.errors import FaultList
-from aepsl.mining.saliency import UserMaps, load_map, missing_maps, saliency, user_maps
+from aepsl.mining.saliency import UserMaps, load_map, missing_maps, saliency, user_maps, working_scale
 from aepsl.parallel import in_processes
 from aepsl.params import Compute
 from aepsl.resume.parts import Entries, write_resumed
@@ -36,7 +36,8 @@ def main(p: Any, compute: Compute, state: State, *, images: str, index: str, out
 
 
 def computed(photographs: Photographs, settings: dict[str, Any], row: int) -> Entries:
-    return encoded(photographs.index.ids[row], saliency(photographs[row], **settings))
+    image, full = photographs.reduced(row, working_scale(tuple(photographs.index.sizes[row].tolist()), settings["size"]))
+    return encoded(photographs.index.ids[row], saliency(image, full=full, **settings))
 
 
 def own(maps: UserMaps, train: Index, row: int) -> Entries:

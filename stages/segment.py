@@ -42,7 +42,7 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
     terms = SegmentationTerms(model, psl=p.segment.psl, classification_weight=p.segment.classification_weight,
                               online_from=p.segment.online_from, output=p.segment.output)
     rows_of_curve = train(model, model.last_layer_parameters(), samples, terms, settings=settings, seed=p.seed, device=pick_device(compute.device),
-                          workers=compute.workers, checkpoints=Checkpoints(state, label=f"segment@{step}"), ranks=state.ranks,
+                          workers=compute.loaders, checkpoints=Checkpoints(state, label=f"segment@{step}"), ranks=state.ranks,
                           label=f"segment@{step}")
     if not state.ranks.main:
         return 0

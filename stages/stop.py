@@ -10,7 +10,7 @@ from aepsl.data.samples import read_mined
 from aepsl.evaluation.tables import write_csv, write_json
 from aepsl.mining.record import read_rounds
 from aepsl.mining.stop import SaliencySums, last_useful_round
-from aepsl.parallel import in_processes
+from aepsl.parallel import ALONE, in_processes
 from aepsl.params import Compute
 from aepsl.resume.state import State
 from stages import run
@@ -25,7 +25,7 @@ def main(p: Any, compute: Compute, state: State, *, index: str, mined: str, sali
     record = read_rounds(regions)
     sums = SaliencySums.empty(len(record))
     work = partial(image_sums, train, regions, ArchiveReader(saliency), len(record))
-    for part in in_processes(work, range(len(train)), processes=compute.processes):
+    for part in in_processes(work, range(len(train)), processes=compute.processes, alone=ALONE):
         sums.merge(part)
     rows = [entry | row for entry, row in zip(record, sums.rows(), strict=True)]
     number = last_useful_round(rows)

@@ -1,10 +1,11 @@
 import math
 import os
+import time
 
 import pytest
 
 from aepsl.errors import FaultList
-from aepsl.parallel import WINDOW, in_processes, usable_cores
+from aepsl.parallel import WINDOW, in_processes, loading_workers, usable_cores
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -50,3 +51,42 @@ def test_an_error_keeps_its_kind_and_message(processes):
 
 def test_there_is_a_core_to_run_on():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+def test_a_little_work_is_done_here_and_more_by_others() -> None:
+    here = os.getpid()
+    assert set(in_processes(lambda _: os.getpid(), range(9), processes=2, alone=60.0)) == {here}
+    assert here not in set(in_processes(lambda _: os.getpid(), range(8), processes=2, alone=0.0))
+    results = in_processes(lambda number: (number, os.getpid()), range(40), processes=2, alone=0.5)
+    first = next(results)
+    time.sleep(0.6)
+    rest = list(results)
+    assert first == (0, here)
+    assert [number for number, _ in rest] == list(range(1, 40))
+    assert here not in {process for _, process in rest[1:]}
+
+
+@pytest.mark.parametrize(("wanted", "threads", "cores", "gpu", "found"), [
+    (0, 1, 8, False, 0), (5, 0, 2, True, 5), ("auto", 1, 1, False, 0), ("auto", 1, 2, False, 1), ("auto", 1, 64, False, 2),
+    ("auto", 0, 64, False, 0), ("auto", 3, 4, False, 1), ("auto", 8, 4, False, 0), ("auto", 1, 1, True, 1), ("auto", 1, 12, True, 11),
+    ("auto", 0, 64, True, 16)])
+def test_images_are_loaded_by_the_cores_that_the_network_leaves_free(wanted, threads, cores, gpu, found) -> None:
+    assert loading_workers(wanted, threads=threads, cores=cores, gpu=gpu) == found
+
+
+class Heavy:
+    """A function that holds much, such as an index, and counts how often it is packed up."""
+
+    packed = 0
+
+    def __call__(self, number: int) -> int:
+        return number
+
+    def __getstate__(self) -> dict[str, int]:
+        Heavy.packed += 1
+        return {}
+
+
+def test_what_a_function_holds_is_sent_to_a_process_once_and_not_with_every_batch():
+    assert list(in_processes(Heavy(), range(300), processes=2)) == list(range(300))
+    assert 1 <= Heavy.packed <= 4

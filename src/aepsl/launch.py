@@ -3,9 +3,9 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from aepsl.errors import AepslError
 from aepsl.params import Compute
 from aepsl.ranks import GROUP, SHELL, Place
 from aepsl.resume import interrupt
+from aepsl.resume.state import alive
 
 LOG = Path("scratch/launcher.log")  # what torchrun or srun itself said in the end, where no process explained anything
 _NOISE = re.compile(r"\[?[WE]\d{4} |Traceback \(most recent call last\)|srun: |slurmstepd: ")
 
 
-class Gone(AepslError):
+class Gone(AepslError):  # noqa: N818 - what happened, like Interrupted
     """A process of the group has explained what ended it; the message is complete."""
 
 
@@ -57,9 +58,12 @@ def follow_up(command: Sequence[str], *, threads: int) -> None:
     AepslError : the command cannot be started, or failed without a word.
     Interrupted : this process was asked to stop; the group has ended.
     """
-    Path("scratch").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="group-", dir="scratch") as name:
-        folder = Path(name).resolve()
+    for left in Path("scratch").glob("group-*"):  # of one that was killed
+        if (number := left.name.partition("-")[2]).isdecimal() and not alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(f"scratch/group-{os.getpid()}").resolve()
+    folder.mkdir(parents=True)
+    try:
         own = {GROUP: str(folder), SHELL: f"{os.uname().nodename} {os.getpid()}", "PYTHONUNBUFFERED": "1"}
         # In a group of its own, so that Ctrl-C comes to it once, from here.
         try:
@@ -87,9 +91,12 @@ def follow_up(command: Sequence[str], *, threads: int) -> None:
             raise Gone(said[0].read_text(encoding="utf-8", errors="replace"))
         if status:
             LOG.write_text("".join(held_back), encoding="utf-8", errors="replace")
-            killed = ": one of them was killed, often because memory ran out" if re.search(r"SIGKILL|Killed|exitcode *: -9", "".join(held_back)) else ""
-            raise AepslError(f"the processes of compute.devices or compute.launcher ended with status {status} and without a word{killed}. "
+            killed = status in (-9, 137) or re.search(r"SIGKILL|Killed|exitcode *: -9", "".join(held_back))
+            reason = ": one of them was killed, often because memory ran out" if killed else ""
+            raise AepslError(f"the processes of compute.devices or compute.launcher ended with status {status} and without a word{reason}. "
                              f"What the launcher said is in {LOG}. Then run `dvc repro` again; what was finished is kept")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def explain(message: str, here: Place) -> None:

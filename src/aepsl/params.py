@@ -234,10 +234,15 @@ class Compute(Group):
     compile: bool
     inference_batch: Processes
     scheduler: Line
-    workers: Processes
+    workers: Processes | Literal["auto"]
     processes: Processes
     threads: Processes
     save_every: NotNegative
+
+    @property
+    def loaders(self) -> int:
+        """``workers`` as a number. What auto stands for the stages' shell puts into its place, for it knows the machine; here it is none."""
+        return self.workers if isinstance(self.workers, int) else 0
 
 
 class Params(Group):

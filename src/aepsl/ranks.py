@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aepsl.errors import AepslError
 
@@ -75,7 +75,7 @@ class Ranks:
     precision : of the networks, as ``compute.precision``.
     """
 
-    def __init__(self, place: Place = Place(), *, device: str = "", precision: str = "float32") -> None:  # noqa: B008 - frozen
+    def __init__(self, place: Place = Place(), *, device: str = "", precision: str = "float32") -> None:
         self.rank, self.size, self.main = place.rank, place.size, place.rank == 0
         self._place, self._device, self._precision = place, device, precision
 
@@ -93,8 +93,9 @@ class Ranks:
         import logging
 
         from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-        from lightning_fabric.strategies import DDPStrategy
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -114,11 +115,11 @@ class Ranks:
 
     def broadcast(self, value: T) -> T:
         """What the main process gives."""
-        return self.fabric.broadcast(value) if self.size > 1 else value  # type: ignore[no-any-return]
+        return cast(T, self.fabric.broadcast(value)) if self.size > 1 else value
 
     def total(self, values: "torch.Tensor") -> "torch.Tensor":
         """The sum of a tensor over the processes."""
-        return self.fabric.all_reduce(values, reduce_op="sum") if self.size > 1 else values  # type: ignore[no-any-return]
+        return cast("torch.Tensor", self.fabric.all_reduce(values, reduce_op="sum")) if self.size > 1 else values
 
     def share(self, total: int, rank: int | None = None) -> range:
         """Which of ``total`` items a process does, this one by default: contiguous, their numbers differ by one at most, the first have more."""
@@ -134,7 +135,8 @@ class Ranks:
             return module, optimiser
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the module is called as a whole, which is all that Fabric asks for
-            return tuple(self.fabric.setup(module, optimiser))  # type: ignore[return-value]
+            module, optimiser = self.fabric.setup(module, optimiser)
+        return module, optimiser
 
     def backward(self, loss: "torch.Tensor", module: Any) -> None:
         """Add the gradients of a loss to those of the module's parameters."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_grey, encode_mask
+from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_grey, encode_mask, reduction, resized, resized_size
 from aepsl.data.index import Index
 from aepsl.data.samples import Augmentation, ErasedPhotographs, Photographs, Samples, batches, erase, read_mined
 from aepsl.errors import AepslError
@@ -276,3 +276,70 @@ def test_mined_regions_of_another_size_are_named(tmp_path):
         archive.add("i0/1.png", encode_grey(np.zeros((4, 3), np.uint8)))
     with pytest.raises(AepslError, match=r"r1\.zip: entry 'i0/1\.png': expected the size of its image, 4×3, found 3×4"):
         read_mined(ArchiveReader(tmp_path / "r1.zip"), index, 0)
+
+
+# --- reduced decoding
+
+def jpegs(folder: Path) -> tuple[Index, ArchiveReader]:
+    """A smooth picture with some texture, as a photograph is, of odd sizes."""
+    rows, columns = np.mgrid[:203, :301] / 40
+    texture = np.random.default_rng([8]).normal(0, 6, (203, 301, 3))
+    planes = np.stack([np.sin(rows + columns), np.cos(2 * rows), np.sin(3 * columns)], 2) * 90 + 128 + texture
+    buffer = io.BytesIO()
+    Image.fromarray(planes.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    with ArchiveWriter(folder / "jpegs.zip") as out:
+        out.add("j0.jpg", buffer.getvalue())
+    return Index(("a", "b"), ("j0",), ("train",), np.array([[301, 203]]), np.array([[True, True]])), ArchiveReader(folder / "jpegs.zip")
+
+
+@pytest.mark.parametrize(("factor", "step"), [(1.5, 1), (1.0, 1), (0.6, 1), (0.49, 2), (0.3, 2), (0.24, 4), (0.12, 8), (0.02, 8)])
+def test_a_jpeg_is_decoded_no_larger_than_its_resizing_needs_and_no_smaller(tmp_path, factor, step):
+    index, images = jpegs(tmp_path)
+    image, full = Photographs(images, index).reduced(0, factor)
+    assert (full, image.shape) == ((301, 203), (-(-203 // step), -(-301 // step), 3))
+    assert reduction(image, full) == step
+    assert image.shape[0] >= round(203 * factor) or step == 1
+
+
+def test_a_png_is_decoded_whole(tmp_path):
+    index, images, _ = data_set(tmp_path, [(40, 30)])
+    image, full = Photographs(images, index).reduced(0, 0.1)
+    assert full == (40, 30)
+    np.testing.assert_array_equal(image, Photographs(images, index)[0])
+
+
+@pytest.mark.parametrize("factor", [0.49, 0.4, 0.24, 0.11])
+def test_reduced_decoding_differs_less_than_one_resampling_from_another(tmp_path, factor):
+    index, images = jpegs(tmp_path)
+    photographs = Photographs(images, index)
+    size = resized_size((301, 203), factor)
+    whole = Image.fromarray(photographs[0])
+    bilinear, sharper, blocks = (np.asarray(whole.resize(size, kind), float) for kind in (
+        Image.Resampling.BILINEAR, Image.Resampling.LANCZOS, Image.Resampling.BOX))
+    found = resized(*photographs.reduced(0, factor), size).astype(float)
+    usual = max(abs(sharper - bilinear).mean(), abs(blocks - bilinear).mean())
+    assert abs(found - bilinear).mean() <= usual
+
+
+@pytest.mark.parametrize("factor", [0.45, 0.2])
+def test_masks_and_mined_regions_follow_a_reduced_photograph(tmp_path, factor):
+    index, images = jpegs(tmp_path)
+    region = np.zeros((203, 301), np.uint8)
+    region[101:, 33:157] = 1
+    with ArchiveWriter(tmp_path / "mined.zip") as out:
+        out.add("j0/2.png", encode_grey(region))
+    with ArchiveWriter(tmp_path / "labels.zip") as out:
+        out.add("j0.png", encode_mask(region))
+    plain = Augmentation(crop=140, scale=(factor, factor), mirror=True, fill=(255.0, 0.0, 255.0))
+    erased = ErasedPhotographs(images, index, ArchiveReader(tmp_path / "mined.zip"), plain.fill)
+    sample = Samples(erased, plain, seed=2, masks=ArchiveReader(tmp_path / "labels.zip"))[0, 0]
+    filled = (sample["image"] == [255, 0, 255]).all(2)
+    inside, outside = sample["mask"] == 1, sample["mask"] == 0
+    away = np.lib.stride_tricks.sliding_window_view(np.pad(outside, 2, constant_values=True), (5, 5)).all((2, 3))
+    deep = np.lib.stride_tricks.sliding_window_view(np.pad(~outside, 2, constant_values=True), (5, 5)).all((2, 3))
+    assert inside.sum() > 100
+    assert filled[deep & inside].all()
+    assert not filled[away & outside].any()
+    whole, _ = plain(erased[0], region, np.random.default_rng([2, 0, 0]))
+    assert whole.shape == sample["image"].shape
+    assert abs(whole.astype(float) - sample["image"])[deep | away].mean() < 2.5

@@ -117,6 +117,16 @@ def test_order_and_partition_of_the_images_do_not_matter(seed, classes, images):
     np.testing.assert_array_equal(whole.matrix[np.ix_([0, classes], [0, classes, classes + 1])], expected)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.integers(0, 9))
+def test_runs_of_equal_pixels_are_counted_like_their_pixels(seed, height, width):
+    rng = np.random.default_rng([seed])
+    truth, prediction = (rng.choice(np.array([0, 1, 2, 255], np.uint8), (height, width), p=rng.dirichlet((0.3,) * 4)) for _ in range(2))
+    expected = [[np.count_nonzero((truth == actual) & (prediction == named)) for named in (0, 1, 2, 255)] for actual in (0, 1, 2)]
+    np.testing.assert_array_equal(Confusion(2).add(truth, prediction).matrix, expected)
+    np.testing.assert_array_equal(Confusion(2).add(truth.T, prediction.T).matrix, expected)
+
+
 @pytest.mark.parametrize("prediction", [np.array([[0, 3]], np.uint8), np.array([[0, 254]], np.uint8), np.array([[0, -1]]),
                                         np.array([[0, 259]]), np.array([[0, 0.5]])])
 def test_values_outside_the_classes_are_refused(prediction):

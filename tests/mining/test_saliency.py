@@ -7,9 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from skimage.color import rgb2lab
 
+from aepsl.data.archive import decode_reduced
 from aepsl.errors import AepslError
-from aepsl.mining.saliency import boundary_connectivity, load_map, missing_maps, saliency, superpixels, user_maps
+from aepsl.mining.saliency import (
+    boundary_connectivity,
+    cie_lab,
+    load_map,
+    missing_maps,
+    saliency,
+    superpixels,
+    user_maps,
+    working_scale,
+)
 
 SETTINGS = {"size": 64, "superpixel": 32, "compactness": 10.0}
 
@@ -175,3 +186,21 @@ def test_a_folder_inside_a_zip_is_no_map(tmp_path):
         archive.writestr("a.png/", b"")
         archive.writestr("a.png/b.png", b"1")
     assert list(user_maps(tmp_path / "maps.zip")) == ["b"]
+
+
+def test_colours_are_those_of_scikit_image():
+    image = np.random.default_rng([4]).integers(0, 256, (40, 30, 3), np.uint8)
+    image[0, :2] = [[0], [255]]
+    np.testing.assert_allclose(cie_lab(image), rgb2lab(image), rtol=0, atol=1e-10)
+
+
+def test_a_photograph_decoded_smaller_gives_the_map_of_the_whole_one():
+    image, inside = disc(400, 600, (200, 300), 110)
+    data = encoded(image, "JPEG")
+    options = {"size": 100, "superpixel": 40, "compactness": 10.0}
+    part, full = decode_reduced(data, working_scale((600, 400), 100))
+    assert part.shape == (100, 150, 3)
+    found, expected = saliency(part, full=full, **options), saliency(decode_reduced(data, 1)[0], **options)
+    assert found.shape == expected.shape == (400, 600)
+    assert abs(found - expected).mean() < 0.03
+    assert found[inside].mean() > 0.8

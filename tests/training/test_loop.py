@@ -245,3 +245,54 @@ def test_a_device_that_is_not_there_is_an_explained_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(AepslError, match=r"compute\.device: cuda:0 asked for, but torch finds no CUDA device; use auto or cpu"):
         pick_device("cuda:0")
+
+
+class Late:
+    """What CUDA's events are to the loop: something to wait for."""
+
+    def __init__(self, waited: list[int], step: int) -> None:
+        self._waited, self._step = waited, step
+
+    def synchronize(self) -> None:
+        self._waited.append(self._step)
+
+
+@pytest.mark.parametrize(("bad", "parts"), [(None, 1), (3, 1), (3, 2), (4, 1)])
+def test_a_loss_that_comes_late_is_looked_at_a_step_later_and_never_saved_or_returned_unseen(samples, monkeypatch, bad, parts):
+    """As on a GPU, without one: every loss is handed over only when it is waited for."""
+    waited, steps, saved = [], [], []
+    monkeypatch.setattr(loop, "_lag", lambda device, ranks: 1)
+    monkeypatch.setattr(loop._Report, "add",
+                        lambda self, names, told, weight: self._awaited.append((names, told, weight, Late(waited, self.step))))
+    model = net()
+
+    def terms(images: Tensor, labels: Tensor, mask: Tensor | None, done: float) -> dict[str, Tensor]:
+        steps.append((len(steps) // parts, len(waited) // parts))
+        return {"loss": model(images).mean() * (float("nan") if len(steps) // parts == bad else 1.0)}
+
+    class Saving:
+        def latest(self) -> None:
+            return None
+
+        def offer(self, step: int, content) -> None:
+            if step == 2:
+                saved.append(content()["sums"])
+
+        save = offer
+
+    def run() -> list[dict[str, float]]:
+        return train(model, model.last.parameters(), samples, terms, settings=settings(batch=2, length=2, accumulate=parts), seed=1, device=CPU,
+                     checkpoints=Saving())
+
+    if bad is None:
+        curve = run()
+        assert len(curve) == 2
+        assert all(np.isfinite(row["loss"]) for row in curve)
+        assert waited == list(range(10))
+        # One behind, but for what is asked for when it is saved, after step 2, and at the end of an epoch.
+        assert steps == [(0, 0), (1, 0), (2, 2), (3, 2), (4, 3), (5, 5), (6, 5), (7, 6), (8, 7), (9, 8)]
+        assert list(saved[0]) == ["loss"]
+    else:
+        with pytest.raises(AepslError, match=rf"the loss became nan at iteration {bad}; images of the batch: i\d, i\d\."):
+            run()
+        assert len(steps) // parts <= bad + 1

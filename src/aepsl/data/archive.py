@@ -179,6 +179,10 @@ class ArchiveReader:
         """A photograph (H, W, 3) uint8: :func:`decode_image` of an entry."""
         return decode_image(self.read(name), self.describe(name))
 
+    def reduced(self, name: str, factor: float) -> tuple[np.ndarray, tuple[int, int]]:
+        """A photograph that is to be resized by ``factor``, and its full width and height: :func:`decode_reduced` of an entry."""
+        return decode_reduced(self.read(name), factor, self.describe(name))
+
     def text(self, name: str) -> bytes:
         """The bytes of an entry that is to be parsed, at most :data:`MOST_TEXT`."""
         info = self._open().NameToInfo.get(name)
@@ -319,11 +323,47 @@ def decode_indices(data: bytes, name: str = "mask") -> np.ndarray:
 
 def decode_image(data: bytes, name: str = "photograph") -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB; grey, palette, CMYK and RGBA files are converted. ``name`` is what to call it in an error."""
+    return decode_reduced(data, 1, name)[0]
+
+
+def decode_reduced(data: bytes, factor: float, name: str = "photograph") -> tuple[np.ndarray, tuple[int, int]]:
+    """A photograph that is to be resized by ``factor``, and its full width and height.
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size, sides rounded up, where that is no smaller than what it is to be resized
+    to: most of the cost of decoding goes with the pixels. What :func:`resized` then makes of it differs from what it makes of the whole
+    image by no more than one way of resampling does from another. A PNG comes as it is.
+
+    Returns
+    -------
+    (⌈H/s⌉, ⌈W/s⌉, 3) uint8 RGB with s = 1, 2, 4 or 8, see :func:`reduction`; (W, H) pixels.
+    """
     try:
         with open_image(data) as image:
-            return np.array(image.convert("RGB"), np.uint8)  # a copy: torch warns of arrays it may not write
+            size = image.size
+            if factor < 1:
+                image.draft(None, resized_size(size, factor))
+            return np.array(image.convert("RGB"), np.uint8), size  # a copy: torch warns of arrays it may not write
     except IMAGE_FAULTS as error:
         raise AepslError(f"{name}: expected a complete JPEG or PNG, found {image_fault(error)}; run `dvc repro`") from error
+
+
+def resized_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Width and height times ``factor``, rounded, at least one pixel."""
+    width, height = size
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def reduction(image: np.ndarray, size: tuple[int, int]) -> int:
+    """How many pixels of the full (width, height) a pixel of a reduced image (h, w, …) stands for, on a side: 1, 2, 4 or 8."""
+    return next(step for step in (1, 2, 4, 8) if (-(-size[1] // step), -(-size[0] // step)) == image.shape[:2])
+
+
+def resized(image: np.ndarray, full: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """An image (h, w, 3) uint8 resized bilinearly to width and height ``size``; it is the whole or a reduced one of the size ``full``."""
+    step = reduction(image, full)
+    # Its last row and column may stand for less than ``step`` pixels of the photograph.
+    box = None if step == 1 else (0, 0, full[0] / step, full[1] / step)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box))
 
 
 def parse_json(data: bytes) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from aepsl.data.archive import VOID, ArchiveReader
+from aepsl.data.archive import VOID, ArchiveReader, reduction, resized, resized_size
 from aepsl.data.index import Index
 from aepsl.data.voc import image_names
 from aepsl.errors import AepslError
@@ -35,6 +35,13 @@ class Photographs:
     def __getitem__(self, row: int) -> np.ndarray:
         return self._images.photograph(self._names[row])
 
+    def reduced(self, row: int, factor: float) -> tuple[np.ndarray, tuple[int, int]]:
+        """The photograph as far as it is needed to resize it by ``factor``, and its full width and height.
+
+        See :func:`aepsl.data.archive.decode_reduced`.
+        """
+        return self._images.reduced(self._names[row], factor)
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -53,14 +60,27 @@ class Augmentation:
     mirror: bool
     fill: tuple[float, float, float]
 
+    def draw(self, rng: np.random.Generator) -> tuple[float, np.ndarray, bool]:
+        """What happens to one image: resize factor, place (2,) of the crop in [0, 1), whether it is mirrored."""
+        factor = float(np.exp(rng.uniform(np.log(self.scale[0]), np.log(self.scale[1]))))
+        return factor, rng.random(2), bool(rng.random() < 0.5) and self.mirror
+
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         """Augment an image (H, W, 3) uint8 and its mask (H, W) uint8 alike; both come back (crop, crop, …)."""
-        factor = float(np.exp(rng.uniform(np.log(self.scale[0]), np.log(self.scale[1]))))
-        corner, flip = rng.random(2), bool(rng.random() < 0.5) and self.mirror
+        return self.apply(image, mask, *self.draw(rng))
+
+    def apply(self, image: np.ndarray, mask: np.ndarray | None, factor: float, corner: np.ndarray, flip: bool,
+              full: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Augment as drawn.
+
+        Parameters
+        ----------
+        full : width and height of which ``factor`` is meant, where the image is a reduced one; None = its own. The mask never is.
+        """
         height, width = image.shape[:2]
+        size = resized_size(full or (width, height), factor)
         if factor != 1:
-            size = max(1, round(width * factor)), max(1, round(height * factor))
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+            image = resized(image, full or (width, height), size)
             mask = mask if mask is None else np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
             height, width = image.shape[:2]
         # With room to spare the crop lies inside the image; without, the image lies inside the crop.
@@ -112,13 +132,26 @@ class ErasedPhotographs(Photographs):
         self._fill = fill
 
     def __getitem__(self, row: int) -> np.ndarray:
-        image = super().__getitem__(row)
-        regions = [region > 0 for region in read_mined(self._mined, self.index, row).values()]
-        return erase(image, np.logical_or.reduce(regions), self._fill) if regions else image
+        return self._erased(super().__getitem__(row), row, None)
+
+    def reduced(self, row: int, factor: float) -> tuple[np.ndarray, tuple[int, int]]:
+        """As of photographs; a pixel of the reduced image is erased where any that it stands for is."""
+        image, full = super().reduced(row, factor)
+        return self._erased(image, row, full), full
+
+    def _erased(self, image: np.ndarray, row: int, full: tuple[int, int] | None) -> np.ndarray:
+        found = read_mined(self._mined, self.index, row).values()
+        if not found:
+            return image
+        regions: np.ndarray = np.logical_or.reduce([region > 0 for region in found])
+        if full and (step := reduction(image, full)) > 1:
+            rows, columns = (range(0, side, step) for side in regions.shape)
+            regions = np.logical_or.reduceat(np.logical_or.reduceat(regions, rows, 0), columns, 1)
+        return erase(image, regions, self._fill)
 
 
 class Samples:
-    """Training samples, addressed by (epoch, row).
+    """Training samples, addressed by (epoch, row). JPEGs that are to be made smaller are decoded no larger than that needs.
 
     A sample holds ``id`` str, ``image`` (crop, crop, 3) uint8 RGB, ``labels`` (C,) bool and, where pseudo-labels are
     given, ``mask`` (crop, crop) uint8, all NumPy's: what reads images need not import torch.
@@ -137,7 +170,9 @@ class Samples:
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, row = key
         mask = None if self._masks is None else self._masks.mask(f"{self.index.ids[row]}.png")
-        image, mask = self._augmentation(self.photographs[row], mask, np.random.default_rng([self._seed, epoch, row]))
+        drawn = self._augmentation.draw(np.random.default_rng([self._seed, epoch, row]))
+        image, full = self.photographs.reduced(row, drawn[0])
+        image, mask = self._augmentation.apply(image, mask, *drawn, full)
         sample = {"id": self.index.ids[row], "image": image, "labels": self.index.labels[row]}
         return sample if mask is None else sample | {"mask": mask}
 

@@ -65,7 +65,7 @@ def engine_for(compute: Compute) -> Engine:
     """The engine that ``compute`` asks for."""
     device = pick_device(compute.device)
     return Engine(device, compute.inference_batch or (1 if device.type == "cpu" else GPU_BATCH), pick_precision(compute.precision, device),
-                  compute.compile, compute.workers)
+                  compute.compile, compute.loaders)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
@@ -83,13 +83,18 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 # --- the network
 
 class FastTrunk(Trunk):
-    """A trunk that only infers: batch norm folded into the convolutions before it, channels last, mixed precision; float32 comes out."""
+    """A trunk that only infers: batch norm folded into the convolutions, channels last, mixed precision; float32 comes out."""
 
     def __init__(self, trunk: Trunk, engine: Engine) -> None:
         super().__init__()
         self.channels, self.output_stride, self.preprocessing = trunk.channels, trunk.output_stride, trunk.preprocessing
         self._folded = folded(trunk).to(device=engine.device).to(memory_format=torch.channels_last)
         self._precision = engine.precision
+        if engine.device.type == "cpu":
+            for module in self._folded.modules():
+                if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+                    # Means nothing to a window of one pixel; but with one thread torch gives undilated ones to a routine older and slower than oneDNN.
+                    module.dilation = (2, 2)
         # One kernel for all sizes: with one for each, the last bits would depend on which came first.
         self._run: Any = torch.compile(self._folded, dynamic=True) if engine.compiled else self._folded
         self.eval()
@@ -278,6 +283,9 @@ def over(photographs: Photographs, rows: range, network: Network, finish: Callab
             while len(running) > (on_gpu and bool(loading)):
                 yield from given(running.popleft())
         yield from emit(0)
+    except Exception:
+        yield from emit(0)  # what was finished before the fault is whole, and kept
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

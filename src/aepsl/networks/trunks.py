@@ -1,9 +1,8 @@
 """Trunks: normalised images to feature maps, on a grid of one cell every 8 or 16 pixels.
 
-DeepLab-LargeFOV (the paper's trunk, section 3.1 there) and, for small data and processors, MobileNetV2 and ResNet-50 made dense
-by dilation, in torchvision's keys but without torchvision, whose import takes longer than torch's own. In all three every strided
-layer centres its window, so cell (i, j) is centred on pixel (stride·i, stride·j) and a side of H pixels has ceil(H / stride) cells.
-Nothing here loads weights: see ``weights``.
+DeepLab-LargeFOV (the paper's trunk, section 3.1 there) and, for small data and processors, two torchvision networks
+made dense by dilation. In all three every strided layer centres its window, so cell (i, j) is centred on pixel
+(stride·i, stride·j) and a side of H pixels has ceil(H / stride) cells. Nothing here loads weights: see ``weights``.
 """
 
 import math
@@ -14,6 +13,9 @@ from typing import Any, NamedTuple, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops.misc import Conv2dNormActivation
 
 from aepsl.errors import AepslError
 
@@ -134,43 +136,8 @@ class LargeFov(Trunk, nn.Sequential):
         return tuple(layer for name, layer in self.named_children() if name.startswith(tuple(f"conv{stage}_" for stage in range(1, count + 1))))
 
 
-def _draw_as_torchvision(body: nn.Module, features: int) -> None:
-    """Draw from torch's generator what torchvision draws for the classifier that is left out and for its first weights, which are replaced.
-
-    So a seed means the same weights, whichever of the two builds the network.
-    """
-    classifier = nn.Linear(features, 1000)
-    for module in body.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight)
-    if isinstance(body, DenseMobileNetV2):
-        nn.init.normal_(classifier.weight)
-
-
-def _conv_norm(before: int, after: int, kernel: int = 1, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU6."""
-    return nn.Sequential(nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(after),
-                         nn.ReLU6(inplace=True))
-
-
-class InvertedResidual(nn.Module):
-    """A block of MobileNetV2 (Sandler et al., CVPR 2018): widen by 1×1, a 3×3 on each channel, narrow by 1×1."""
-
-    def __init__(self, before: int, after: int, *, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = before * expansion
-        widen = [_conv_norm(before, hidden)] if expansion > 1 else []
-        self.conv = nn.Sequential(*widen, _conv_norm(hidden, hidden, 3, stride=stride, groups=hidden),
-                                  nn.Conv2d(hidden, after, 1, bias=False), nn.BatchNorm2d(after))
-        self.shortcut = stride == 1 and before == after
-
-    def forward(self, images: Tensor) -> Tensor:
-        changed: Tensor = self.conv(images)
-        return images + changed if self.shortcut else changed
-
-
-class DenseMobileNetV2(Trunk):
-    """MobileNetV2 without its classifier; strides beyond ``output_stride`` become dilation.
+class DenseMobileNetV2(Trunk, MobileNetV2):
+    """torchvision's MobileNetV2 without its classifier; strides beyond ``output_stride`` become dilation.
 
     ``width`` also scales the last 1×1 layer (torchvision keeps 1280 channels there), which small data has no use for.
     """
@@ -178,30 +145,22 @@ class DenseMobileNetV2(Trunk):
     name = "mobilenet_v2"
     stages = 7
     features: nn.Sequential
-    _PLAN = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-    # of each stage: expansion, channels, blocks, stride of the first
 
     def __init__(self, *, output_stride: int, width: float, stages: int) -> None:
-        super().__init__()
-        before = scaled(32, width)
-        features = [_conv_norm(3, before, 3, stride=2)]
-        for expansion, channels, blocks, stride in self._PLAN:
-            for block in range(blocks):
-                after = scaled(channels, width)
-                features.append(InvertedResidual(before, after, stride=1 if block else stride, expansion=expansion))
-                before = after
-        self.features = nn.Sequential(*features, _conv_norm(before, 1280))
-        _draw_as_torchvision(self, 1280)
-        self.channels = scaled(1280, width)
-        self.features = self.features[:self._blocks(stages)]
-        self.features.append(_conv_norm(scaled(self._PLAN[stages - 1][1], width), self.channels))
+        super().__init__(width_mult=width)
+        del self.classifier
+        self.channels = self.last_channel = scaled(1280, width)
+        blocks = self._blocks(stages)
+        before = scaled((16, 24, 32, 64, 96, 160, 320)[stages - 1], width)
+        self.features = self.features[:blocks]
+        self.features.append(Conv2dNormActivation(before, self.channels, kernel_size=1, activation_layer=nn.ReLU6))
         self.output_stride = output_stride
         self._dilate(output_stride)
 
     @staticmethod
     def _blocks(stages: int) -> int:
         """Entries of ``features`` up to a stage: the first convolution and the blocks of each stage."""
-        return 1 + sum(blocks for _, _, blocks, _ in DenseMobileNetV2._PLAN[:stages])
+        return 1 + sum((1, 2, 3, 4, 3, 3, 1)[:stages])
 
     def first_stages(self, count: int) -> tuple[nn.Module, ...]:
         return tuple(self.features[:self._blocks(count)])
@@ -226,61 +185,25 @@ class DenseMobileNetV2(Trunk):
         return features
 
 
-class Bottleneck(nn.Module):
-    """A block of ResNet-50 (He et al., CVPR 2016) with its stride on the 3×3 layer, as torchvision has it."""
-
-    expansion = 4
-
-    def __init__(self, before: int, width: int, *, stride: int, dilation: int, downsample: nn.Module | None) -> None:
-        super().__init__()
-        after = width * self.expansion
-        self.conv1, self.bn1 = nn.Conv2d(before, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, bias=False), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = nn.Conv2d(width, after, 1, bias=False), nn.BatchNorm2d(after)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.relu(self.bn1(self.conv1(images)))
-        features = self.relu(self.bn2(self.conv2(features)))
-        features = self.bn3(self.conv3(features))
-        features += images if self.downsample is None else self.downsample(images)
-        kept: Tensor = self.relu(features)
-        return kept
-
-
-class DenseResNet50(Trunk):
-    """ResNet-50 without its classifier; ``width`` scales all blocks, the first convolution keeps 64 channels."""
+class DenseResNet50(Trunk, ResNet):
+    """torchvision's ResNet-50 without its classifier; ``width`` scales all blocks, the first convolution keeps 64 channels."""
 
     name = "resnet50"
     stages = 4
+    inplanes: int
 
     def __init__(self, *, output_stride: int, width: float, stages: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        before, reached, dilation = 64, 4, 1
-        for stage, blocks in enumerate((3, 4, 6, 3), 1):
-            channels, stride, previous = scaled(32 << stage, width), 1 if stage == 1 else 2, dilation
-            if reached * stride > output_stride:
-                stride, dilation = 1, dilation * stride
-            reached *= stride
-            after = channels * Bottleneck.expansion
-            layers = []
-            for block in range(blocks):
-                # A layer that loses its stride still reads the grid before it; only later ones see it spread out.
-                fits = block > 0 or (stride == 1 and before == after)
-                layers.append(Bottleneck(before, channels, stride=1 if block else stride, dilation=dilation if block else previous,
-                                         downsample=None if fits else nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False),
-                                                                                    nn.BatchNorm2d(after))))
-                before = after
-            self.add_module(f"layer{stage}", nn.Sequential(*layers))
-        _draw_as_torchvision(self, 512 * Bottleneck.expansion)
+        self._width = width  # read by _make_layer while the parent is being built
+        super().__init__(Bottleneck, [3, 4, 6, 3], replace_stride_with_dilation=[False, output_stride == 8, True])
+        del self.avgpool, self.fc
         for stage in range(stages + 1, 5):
             delattr(self, f"layer{stage}")
         self.channels = scaled(64 << (stages - 1), width) * Bottleneck.expansion
         self.output_stride = output_stride
+
+    def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        stage: nn.Sequential = super()._make_layer(block, scaled(planes, self._width), *args, **kwargs)
+        return stage
 
     def first_stages(self, count: int) -> tuple[nn.Module, ...]:
         return (self.conv1, self.bn1, *(getattr(self, f"layer{stage}") for stage in range(1, count + 1)))

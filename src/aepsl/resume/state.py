@@ -237,11 +237,12 @@ def sweep(outputs: Iterable[str]) -> None:
         folder, pattern = (output, ".*.tmp") if output.is_dir() else (output.parent, f".{output.name}.*.tmp")
         for path in folder.glob(pattern):
             number = path.name.split(".")[-2]
-            if number.isdecimal() and (folder != output or int(number) == os.getpid() or not _alive(int(number))):
+            if number.isdecimal() and (folder != output or int(number) == os.getpid() or not alive(int(number))):
                 path.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether a process of this machine lives."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,14 +1,17 @@
 """One training loop for every network.
 
 Order, augmentation and dropout depend on (seed, step) alone, so that an interrupted training goes on from a checkpoint as if nothing had
-been. A loss that is not finite stops the training and names the images of the batch. Several processes take each its share of every
+been. A loss that is not finite stops the training and names the images of the batch: on a processor before its update, on a GPU a step
+later, and nothing of it is saved. Several processes take each its share of every
 batch and go together what, up to the order of summation, one process goes alone.
 """
 
 import math
 import signal
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,21 +72,29 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
     losses, updates = ranks.set_up(_Losses(model, terms), optimiser)
     curve: list[dict[str, float]] = []
     sums: dict[str, float] = {}
-    reached = first = 0
+    reports: deque[_Report] = deque()
+    reached = 0
     if checkpoints and (saved := ranks.broadcast(checkpoints.latest() if ranks.main else None)):
         reached, curve, sums = saved["step"], saved["curve"], saved["sums"]
-        first = reached
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         ranks.load_precision_state(saved.get("precision", {}))
 
+    def settle(left: int = 0) -> None:
+        """Take over what came of the steps, but for the last ones."""
+        while len(reports) > left:
+            for name, value in reports.popleft().values().items():
+                sums[name] = sums.get(name, 0.0) + value
+
     def content() -> dict[str, Any]:
+        settle()  # nothing is saved of a step whose loss may not be finite
         return {"curve": curve, "sums": sums, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "precision": ranks.precision_state()}
 
-    plan = list(batches(len(samples), settings.batch, total, seed=seed, first=reached))
-    shares = plan if ranks.size == 1 else [_own(batch, settings.accumulate, ranks) for batch in plan]
-    loader = DataLoader(_Told(samples), batch_sampler=shares, collate_fn=_collate, num_workers=workers, pin_memory=device.type == "cuda",
-                        persistent_workers=False, multiprocessing_context="fork" if workers else None)
+    order = partial(batches, len(samples), settings.batch, total, seed=seed, first=reached)
+    loader = DataLoader(_Told(samples), batch_sampler=_Shares(order, settings.accumulate, ranks), collate_fn=_collate, num_workers=workers,
+                        pin_memory=device.type == "cuda", prefetch_factor=(4 if device.type == "cuda" else 2) if workers else None,
+                        multiprocessing_context="fork" if workers else None)
+    lag = _lag(device, ranks)
     whole = True
     agreed = ExitStack()
     try:
@@ -91,7 +102,8 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
             agreed.enter_context(held())
         with held():  # torch does not bear an exception while it starts its workers
             loaded = iter(loader)
-        for step, batch in enumerate(progress(loaded, total=total, done=reached, label=label, unit="step", shown=ranks.main), reached):
+        shown = progress(loaded, total=total, done=reached, label=label, unit="step", shown=ranks.main)
+        for step, (batch, keys) in enumerate(zip(shown, order(), strict=True), reached):
             if isinstance(batch, AepslError):
                 raise batch
             with held():
@@ -99,12 +111,12 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
                 factor = lr_factor(step, total, schedule=settings.schedule, lr_steps=settings.lr_steps, per_unit=per_unit)
                 for group, lr in zip(optimiser.param_groups, base, strict=True):
                     group["lr"] = lr * factor
-                ids = [samples.index.ids[row] for _, row in plan[step - first]]
-                values, stop = _step(losses, optimiser, updates, batch, accumulate=settings.accumulate, device=device, seed=seed, step=step,
-                                     done=step / total, ids=ids, share=share, ranks=ranks)
-                for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + value
+                reports.append(_Report(step, [samples.index.ids[row] for _, row in keys]))
+                stop = _step(losses, optimiser, updates, batch, reports[-1], accumulate=settings.accumulate, device=device, seed=seed,
+                             done=step / total, share=share, ranks=ranks)
+                settle(left=lag)
                 if (step + 1) % per_epoch == 0 or step + 1 == total:
+                    settle()
                     steps = step % per_epoch + 1
                     means = {name: value / steps for name, value in sums.items()}
                     curve.append({"epoch": (step + 1) / per_epoch, "lr": settings.lr * factor} | means)
@@ -125,6 +137,11 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
     return curve
 
 
+def _lag(device: torch.device, ranks: Ranks) -> int:
+    """Steps that a device is asked to do before the loss of an earlier one is looked at: looking makes the processor wait."""
+    return int(device.type == "cuda" and ranks.size == 1)
+
+
 class _Told(Dataset[Any]):
     """Samples whose explained errors are handed over as they are: out of a worker process an exception would come wrapped in a traceback."""
 
@@ -143,6 +160,65 @@ def _collate(samples: list[Any]) -> Any:
         return told
     batch = default_collate(samples)
     return batch | {"image": batch["image"].permute(0, 3, 1, 2)}  # (B, 3, H, W), channels last: no byte is moved
+
+
+class _Shares:
+    """This process's share of every batch, made as it is asked for: a list of them all would grow with the length of the training."""
+
+    def __init__(self, order: Callable[[], Iterator[list[tuple[int, int]]]], accumulate: int, ranks: Ranks) -> None:
+        self._order, self._accumulate, self._ranks = order, accumulate, ranks
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self._order():
+            yield batch if self._ranks.size == 1 else _own(batch, self._accumulate, self._ranks)
+
+
+class _Report:
+    """The loss and its terms of a step, on their way from the device: a GPU goes on meanwhile."""
+
+    def __init__(self, step: int, ids: list[str]) -> None:
+        self.step, self.ids = step, ids
+        self._parts: list[tuple[dict[str, float], float]] = []
+        self._awaited: list[tuple[list[str], Tensor, float, Any]] = []
+
+    def add(self, names: list[str], told: Tensor, weight: float) -> None:
+        """Add the values of a part of the batch, which counts by ``weight``; those of a GPU are not waited for.
+
+        Raises
+        ------
+        AepslError : the loss, if it is here already, is not finite.
+        """
+        if told.device.type == "cuda":
+            here = torch.empty(told.shape, dtype=told.dtype, pin_memory=True).copy_(told, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(torch.cuda.current_stream(told.device))
+            self._awaited.append((names, here, weight, arrived))
+        else:
+            self._take(names, told, weight)
+
+    def values(self) -> dict[str, float]:
+        """The loss, and its terms if there are several, over the batch.
+
+        Raises
+        ------
+        AepslError : the loss is not finite; names the images.
+        """
+        for names, here, weight, arrived in self._awaited:
+            arrived.synchronize()
+            self._take(names, here, weight)
+        self._awaited = []
+        values: dict[str, float] = {}
+        for part, weight in self._parts:
+            for name, value in part.items():
+                values[name] = values.get(name, 0.0) + value * weight
+        return values if len(values) > 2 else {"loss": values["loss"]}
+
+    def _take(self, names: list[str], told: Tensor, weight: float) -> None:
+        part = dict(zip(names, told.tolist(), strict=True))
+        if not math.isfinite(part["loss"]):
+            raise AepslError(f"the loss became {part['loss']} at iteration {self.step + 1}; images of the batch: {', '.join(self.ids)}. "
+                             "Lower training.lr or look at these images")
+        self._parts.append((part, weight))
 
 
 class _Losses(nn.Module):
@@ -171,40 +247,35 @@ def _own(batch: list[tuple[int, int]], accumulate: int, ranks: Ranks) -> list[tu
     return own
 
 
-def _step(losses: nn.Module, optimiser: torch.optim.Optimizer, updates: Any, batch: dict[str, Any], *, accumulate: int, device: torch.device,
-          seed: int, step: int, done: float, ids: list[str], share: Share, ranks: Ranks) -> tuple[dict[str, float], bool]:
+def _step(losses: nn.Module, optimiser: torch.optim.Optimizer, updates: Any, batch: dict[str, Any], report: _Report, *, accumulate: int,
+          device: torch.device, seed: int, done: float, share: Share, ranks: Ranks) -> bool:
     """One update from a batch in ``accumulate`` parts, whose gradients add up to that of the whole.
 
-    ``batch`` holds this process's share of every part, ``ids`` are those of the whole batch. The terms that come back are of the whole
-    batch, and beside them whether any process was asked to stop.
+    ``batch`` holds this process's share of every part, ``report`` takes the terms of the whole batch. Tells whether any process was asked
+    to stop.
     """
-    torch.manual_seed(seed * 1_000_003 + step)  # dropout
+    torch.manual_seed(seed * 1_000_003 + report.step)  # dropout
     optimiser.zero_grad(set_to_none=True)
-    values: dict[str, float] = {}
+    count = len(report.ids)
     stop, first = False, 0
-    for number, whole in enumerate(parts := _parts(len(ids), accumulate), 1):
+    for number, whole in enumerate(parts := _parts(count, accumulate), 1):
         own = ranks.share(whole)
         part = slice(first, first := first + len(own))
         share.first, share.count, share.whole = own.start, len(own), whole
-        images = batch["image"][part].to(device, non_blocking=True)
+        images, labels = (batch[name][part].to(device, non_blocking=True) for name in ("image", "labels"))
         mask = batch["mask"][part].to(device, non_blocking=True) if "mask" in batch else None
         with ranks.unshared(losses, number < len(parts)):
-            terms = losses(images, batch["labels"][part].to(device), mask, done)
+            terms = losses(images, labels, mask, done)
             loss = torch.stack(list(terms.values())).sum()
             told = torch.stack([value.detach() for value in (loss, *terms.values())])
             if ranks.size > 1:  # each process's means count by its images
                 told = ranks.total(torch.cat([told * (len(own) / whole), told.new_tensor([bool(waiting())])]))
                 stop = stop or bool(told[-1])
-            told_loss, *told_terms = told[:1 + len(terms)].tolist()
-            if not math.isfinite(told_loss):
-                raise AepslError(f"the loss became {told_loss} at iteration {step + 1}; images of the batch: {', '.join(ids)}. "
-                                 "Lower training.lr or look at these images")
+            report.add(["loss", *terms], told[:1 + len(terms)], whole / count)
             # Gradients are averaged over the processes; as many times their shares add up to the whole.
-            ranks.backward(loss * (len(own) / len(ids) * ranks.size), losses)
-        for name, value in zip(("loss", *terms), (told_loss, *told_terms), strict=True):
-            values[name] = values.get(name, 0.0) + value * (whole / len(ids))
+            ranks.backward(loss * (len(own) / count * ranks.size), losses)
     updates.step()
-    return values if len(values) > 2 else {"loss": values["loss"]}, stop
+    return stop
 
 
 def _freeze_batch_norm(model: nn.Module) -> None:

@@ -60,17 +60,19 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         x = input.float()
         count = float(_Sum.apply(x.new_full((1,), x.numel() / x.shape[1])))
-        mean = _Sum.apply(x.sum((0, 2, 3))) / count
+        mean: Tensor = _Sum.apply(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
-            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.momentum is not None
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
-        return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        scale: Tensor = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
 def share_layers(model: nn.Module, share: Share, device: torch.device) -> None:

@@ -66,7 +66,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, 
         mask: np.ndarray = refine_batch(image[None], probabilities[None], settings, stride=stride)[0]
         return mask
     size = (image.shape[0], image.shape[1])
-    present = np.flatnonzero(_checked(probabilities).any((1, 2)))
+    present = np.flatnonzero((_checked(probabilities) != 0).any((1, 2)))
     if len(present) < 2:
         return np.full(size, present[0] if len(present) else 0, np.uint8)
     logits = _logits(torch.from_numpy(np.asarray(probabilities[present], np.float32)[None]), size, stride)[0].numpy()
@@ -77,7 +77,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, 
 def refine_batch(images: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, *, stride: int,
                  device: torch.device | None = None) -> np.ndarray:
     """:func:`refine` of images (B, H, W, 3) with probabilities (B, 1+C, h, w) at once on a device (the CPU): (B, H, W) uint8."""
-    present = _checked(probabilities).any((2, 3))
+    present: np.ndarray = (_checked(probabilities) != 0).any((2, 3))
     present[:, 0] |= ~present.any(1)  # background where nothing is possible
     classes = np.flatnonzero(present.any(0))
     if len(classes) == 1:

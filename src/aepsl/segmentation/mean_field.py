@@ -41,13 +41,15 @@ def labels(logits: Tensor, images: Tensor, settings: CrfSettings) -> Tensor:
 def _inference(unary: Tensor, terms: list[Lattice], iterations: int, *, share: float) -> tuple[Tensor, Tensor]:
     """Logits (K, B, P) after the last iteration, and the classes (K) that are left; with ``share`` = 0 all."""
     classes = torch.arange(len(unary), device=unary.device)
+    if not terms:
+        return unary, classes
     rest = torch.full_like(unary[0], -torch.inf)  # logarithm of the mass of classes left out
     # Vertices of all lattices in one table: one sum takes the messages of all.
     firsts = [sum(term.size for term in terms[:place]) for place in range(len(terms))]
-    vertices = torch.cat([term.vertices + first for term, first in zip(terms, firsts, strict=True)], 1) if terms else None
-    taken = torch.cat([term.taken for term in terms], 1) if terms else None
+    vertices = torch.cat([term.vertices + first for term, first in zip(terms, firsts, strict=True)], 1)
+    taken = torch.cat([term.taken for term in terms], 1)
     now, rows = unary, unary.new_empty(0)
-    for _ in range(iterations if terms else 0):
+    for _ in range(iterations):
         best = now.amax(0)
         mass = (now - best).clamp_(min=LEAST).exp_()
         if share:

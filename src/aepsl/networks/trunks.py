@@ -184,7 +184,7 @@ class DenseMobileNetV2(Trunk):
     def __init__(self, *, output_stride: int, width: float, stages: int) -> None:
         super().__init__()
         before = scaled(32, width)
-        features = [_conv_norm(3, before, 3, stride=2)]
+        features: list[nn.Module] = [_conv_norm(3, before, 3, stride=2)]
         for expansion, channels, blocks, stride in self._PLAN:
             for block in range(blocks):
                 after = scaled(channels, width)

@@ -158,7 +158,7 @@ def test_a_group_stops_together_and_goes_on_in_another_number(samples: Samples, 
         step = loop._step
 
         def interrupted(*arguments: Any, **named: Any) -> Any:
-            if arguments[4].step == 2 and ranks.rank == 1:
+            if named["report"].step == 2 and ranks.rank == 1:
                 monkeypatch.setattr(interrupt, "_waiting", 15)
             return step(*arguments, **named)
 

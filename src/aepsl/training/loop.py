@@ -112,7 +112,7 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
                 for group, lr in zip(optimiser.param_groups, base, strict=True):
                     group["lr"] = lr * factor
                 reports.append(_Report(step, [samples.index.ids[row] for _, row in keys]))
-                stop = _step(losses, optimiser, updates, batch, reports[-1], accumulate=settings.accumulate, device=device, seed=seed,
+                stop = _step(losses, optimiser, updates, batch, report=reports[-1], accumulate=settings.accumulate, device=device, seed=seed,
                              done=step / total, share=share, ranks=ranks)
                 settle(left=lag)
                 if (step + 1) % per_epoch == 0 or step + 1 == total:
@@ -247,7 +247,7 @@ def _own(batch: list[tuple[int, int]], accumulate: int, ranks: Ranks) -> list[tu
     return own
 
 
-def _step(losses: nn.Module, optimiser: torch.optim.Optimizer, updates: Any, batch: dict[str, Any], report: _Report, *, accumulate: int,
+def _step(losses: nn.Module, optimiser: torch.optim.Optimizer, updates: Any, batch: dict[str, Any], *, report: _Report, accumulate: int,
           device: torch.device, seed: int, done: float, share: Share, ranks: Ranks) -> bool:
     """One update from a batch in ``accumulate`` parts, whose gradients add up to that of the whole.
 

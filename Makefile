@@ -3,6 +3,7 @@
 # make validate ARCHIVE=my.tar.gz [IDS=test.txt]   an archive for the test server, made here or elsewhere
 # make lock [UPGRADE=1]                            requirements.lock anew from requirements.txt; versions stay unless UPGRADE
 # make faults        kills, full disks, damaged and hostile files and all else that can go wrong, in the long form, into docs/reliability.json
+# make bench         speed beside what is used today, into benchmarks/results.json and docs/performance.md; some 25 minutes
 # make audit [ADVISORIES=all.zip] [IGNORE=ID]      known vulnerabilities of the locked packages; with a copy of the database no network is needed
 # make clean         removes .venv and scratch/, but not scratch/state and scratch/downloads: work in progress, which `make clean-progress` removes
 # Needs git and Python 3.11 to 3.13; PYTHON=… names another interpreter. A C++ compiler only for refine.backend: pydensecrf.

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def commands(work: Checkout, *names: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory):
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mapping[str, Any]], Checkout]:
     """``checkout({dotted parameter: value, …})``: a fresh :class:`Checkout` of the shapes preset with these parameters changed."""
     def make(parameters: Mapping[str, Any]) -> Checkout:
         return Checkout(tmp_path_factory.mktemp("checkout"), parameters)
@@ -149,7 +149,7 @@ def checkout(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def first_run(checkout) -> tuple[Checkout, list[str]]:
+def first_run(checkout: Callable[[Mapping[str, Any]], Checkout]) -> tuple[Checkout, list[str]]:
     """A checkout in which ``dvc repro`` has run, and the stages in the order it ran them."""
     work = checkout(TINY)
     succeed(work.call("git", "init", "--quiet"))
@@ -157,13 +157,13 @@ def first_run(checkout) -> tuple[Checkout, list[str]]:
 
 
 @pytest.fixture(scope="session")
-def finished(first_run) -> Checkout:
+def finished(first_run: tuple[Checkout, list[str]]) -> Checkout:
     """The checkout in which all has run; tests read it, or copy it and change the copy."""
     return first_run[0]
 
 
 @pytest.fixture(scope="session")
-def third_party():
+def third_party() -> Callable[[str], Path]:
     """``third_party("fixtures/densecrf")``: real data or published results that lie beside the checkout, never in it; a test without them skips."""
     def find(name: str) -> Path:
         found = next((folder / "shared/data" / name for folder in ROOT.parents if (folder / "shared/data" / name).exists()), None)

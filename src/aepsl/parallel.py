@@ -176,7 +176,6 @@ def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T])
     client = place.client
     from concurrent.futures import CancelledError
 
-    import joblib
     from distributed import KilledWorker
 
     there = partial(_there, str(place.root), place.code, function)

@@ -7,7 +7,9 @@ import torch
 from PIL import Image, ImageFilter
 
 from aepsl.params import CrfSettings
-from aepsl.segmentation.crf import PRESETS, refine, upsample
+from aepsl.segmentation.crf import refine
+from aepsl.segmentation.masks import upsample
+from aepsl.segmentation.presets import PRESETS
 from benchmarks import limits
 from benchmarks.data import HEIGHT, WIDTH, photographs
 from benchmarks.harness import in_turn, one_core, row, tell

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from aepsl.networks.classifier import Classifier, squared_label_loss
 from aepsl.networks.trunks import build_trunk
-from aepsl.segmentation import crf
+from aepsl.segmentation import crf, masks
+from aepsl.segmentation.presets import PRESETS
 from benchmarks import limits
 from benchmarks.crf import STRIDE, scores
 from benchmarks.data import photographs
@@ -114,9 +115,9 @@ def crf_rows(device: torch.device, *, sizes: Sequence[int], base: int = 24, crop
     """The CRF of our own, so many images at once, against pydensecrf on one core."""
     cells = None if crop is None else math.ceil(crop / STRIDE)
     images = [(image[:crop, :crop], scores(mask, number)[:, :cells, :cells]) for number, (image, mask) in enumerate(photographs(base)[:4])]
-    settings = crf.PRESETS["deeplab"]
+    settings = PRESETS["deeplab"]
     image, grid = images[0]
-    alone = seconds_of(lambda: peers.refine(np.ascontiguousarray(image), crf.upsample(grid, image.shape[:2], stride=STRIDE), settings), "cpu")
+    alone = seconds_of(lambda: peers.refine(np.ascontiguousarray(image), masks.upsample(grid, image.shape[:2], stride=STRIDE), settings), "cpu")
     for batch in sizes:
         pictures, grids = (np.stack([pair[place] for pair in (images * batch)[:batch]]) for place in range(2))
 

@@ -16,7 +16,8 @@ from aepsl.evaluation.truth import measured_on, with_truth, yardstick
 from aepsl.mining.record import read_rounds
 from aepsl.params import Compute
 from aepsl.resume.state import State
-from aepsl.segmentation.crf import argmax_mask, crf_settings
+from aepsl.segmentation.masks import argmax_mask
+from aepsl.segmentation.presets import crf_settings
 from aepsl.segmentation.scores import read_scores, read_stride
 from stages import run
 

@@ -14,7 +14,8 @@ from aepsl.parallel import in_processes
 from aepsl.params import Backend, Compute, CrfSettings
 from aepsl.resume.parts import Entries, write_resumed
 from aepsl.resume.state import State
-from aepsl.segmentation.crf import crf_settings, final_mask, refined_on
+from aepsl.segmentation.crf import final_mask, refined_on
+from aepsl.segmentation.presets import crf_settings
 from aepsl.segmentation.scores import read_scores, read_stride
 from stages import run
 

@@ -16,8 +16,10 @@ from aepsl.parallel import in_processes
 from aepsl.params import Backend, Compute, CrfSettings
 from aepsl.resume.parts import Entries, write_resumed
 from aepsl.resume.state import State
-from aepsl.segmentation.crf import crf_settings, final_mask, refined_on, upsample
+from aepsl.segmentation.crf import final_mask, refined_on
+from aepsl.segmentation.masks import upsample
 from aepsl.segmentation.prediction import batch_probabilities, prohibit
+from aepsl.segmentation.presets import crf_settings
 from stages import run
 
 PARAMS = ("relabel", "refine")

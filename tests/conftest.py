@@ -16,6 +16,8 @@ import yaml
 
 # A shell starts background jobs with Ctrl-C ignored, and what tests start, and interrupt, would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests fork: a child does not inherit the threads that torch, once imported, computes with, and would wait for them for ever.
+os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 TRACKED = ("dvc.yaml", "params.yaml", "stages", "src", ".dvc/config", ".dvcignore", ".gitignore")
 # The whole method on a handful of images.

@@ -12,7 +12,9 @@ import torch
 
 from aepsl.errors import AepslError
 from aepsl.mining.saliency import saliency
-from aepsl.segmentation.crf import PRESETS, refine, upsample
+from aepsl.segmentation.crf import refine
+from aepsl.segmentation.masks import upsample
+from aepsl.segmentation.presets import PRESETS
 from benchmarks import __main__ as bench
 from benchmarks import gpu, growth, limits, results
 from benchmarks.crf import STRIDE, scores

@@ -6,7 +6,8 @@ from PIL import Image
 
 from aepsl.errors import AepslError
 from aepsl.params import CrfSettings
-from aepsl.segmentation import crf
+from aepsl.segmentation import crf, masks
+from aepsl.segmentation.presets import PRESETS
 from tests.segmentation.all_pairs import exact_marginals
 
 PUBLISHED = CrfSettings(iterations=5, bilateral_weight=10, bilateral_xy=80, bilateral_rgb=13, spatial_weight=3, spatial_xy=3)
@@ -21,7 +22,7 @@ def halves(height: int = 16, width: int = 16) -> np.ndarray:
 
 def test_upsampling_puts_cell_values_on_the_pixels_under_their_centres():
     grid = np.array([[[0, 4]], [[8, 0]]], np.float16)
-    full = crf.upsample(grid, (2, 6), stride=4)
+    full = masks.upsample(grid, (2, 6), stride=4)
     assert full.dtype == np.float32
     np.testing.assert_array_equal(full[0], [[0, 1, 2, 3, 4, 4]] * 2)
     np.testing.assert_array_equal(full[1], [[8, 6, 4, 2, 0, 0]] * 2)
@@ -29,26 +30,26 @@ def test_upsampling_puts_cell_values_on_the_pixels_under_their_centres():
 
 def test_upsampling_at_stride_one_changes_nothing():
     values = np.random.default_rng([1]).random((3, 4, 5), np.float32)
-    np.testing.assert_array_equal(crf.upsample(values, (4, 5), stride=1), values)
+    np.testing.assert_array_equal(masks.upsample(values, (4, 5), stride=1), values)
 
 
 def test_argmax_mask_takes_the_most_probable_class_and_background_where_nothing_is_left():
     probabilities = np.array([[[0.5, 0.2, 0]], [[0.2, 0.3, 0]], [[0.3, 0.5, 0]]], np.float32)
-    np.testing.assert_array_equal(crf.argmax_mask(probabilities, (1, 3), stride=1), np.array([[0, 2, 0]], np.uint8))
+    np.testing.assert_array_equal(masks.argmax_mask(probabilities, (1, 3), stride=1), np.array([[0, 2, 0]], np.uint8))
 
 
 def test_crf_moves_the_border_to_the_edge_of_the_image():
     image = halves(16, 16)
     object_probability = np.where(np.arange(16) >= 6, 0.7, 0.3) * np.ones((16, 1))  # two columns too far left
     probabilities = np.stack([1 - object_probability, object_probability]).astype(np.float32)
-    mask = crf.refine(image, probabilities, crf.PRESETS["psa"], stride=1)
+    mask = crf.refine(image, probabilities, PRESETS["psa"], stride=1)
     np.testing.assert_array_equal(mask, np.repeat(np.where(np.arange(16) >= 8, 1, 0)[None], 16, 0))
 
 
 def test_a_prohibited_class_appears_nowhere_and_labels_are_mapped_back():
     probabilities = np.zeros((6, 2, 2), np.float16)
     probabilities[0], probabilities[4] = [[0.9, 0.1]] * 2, [[0.1, 0.9]] * 2
-    mask = crf.refine(halves(), probabilities, crf.PRESETS["deeplab"], stride=8)
+    mask = crf.refine(halves(), probabilities, PRESETS["deeplab"], stride=8)
     assert set(np.unique(mask)) == {0, 4}
     assert (mask[0, 0], mask[0, -1]) == (0, 4)
     assert mask.dtype == np.uint8
@@ -82,7 +83,7 @@ def test_images_of_extreme_size_work(size):
     image = rng.integers(0, 256, (*size, 3), np.uint8)
     image.setflags(write=False)
     probabilities = rng.random((3, -(-size[0] // 8), -(-size[1] // 8)), np.float32)
-    for preset in crf.PRESETS.values():
+    for preset in PRESETS.values():
         mask = crf.refine(image, probabilities, preset, stride=8)
         assert mask.shape == size
         assert mask.max() <= 2
@@ -97,7 +98,8 @@ def test_marginals_are_a_distribution_and_do_not_depend_on_the_order_of_labels(h
     marginals = crf.marginals(unary, image, PUBLISHED)
     np.testing.assert_allclose(marginals.sum(0), 1, rtol=1e-4)
     order = rng.permutation(count)
-    np.testing.assert_allclose(crf.marginals(unary[order], image, PUBLISHED), marginals[order], atol=1e-4)
+    # Sums in another order differ by 1e-7, which five iterations with a weight of 10 can grow a thousandfold where classes tie.
+    np.testing.assert_allclose(crf.marginals(unary[order], image, PUBLISHED), marginals[order], atol=1e-3)
 
 
 def test_without_pairwise_terms_the_marginals_are_the_soft_max():
@@ -112,7 +114,7 @@ def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(AepslError, match="finite"):
         crf.refine(halves(), probabilities, PUBLISHED, stride=8)
     with pytest.raises(AepslError, match="finite"):
-        crf.argmax_mask(probabilities, (16, 16), stride=8)
+        masks.argmax_mask(probabilities, (16, 16), stride=8)
 
 
 def test_an_image_of_another_size_than_the_energies_is_refused():
@@ -147,9 +149,9 @@ def test_every_setting_reaches_its_argument(backend):
 
 def test_presets_hold_the_published_values():
     values = {name: (p.bilateral_weight, p.bilateral_xy, p.bilateral_rgb, p.spatial_weight, p.spatial_xy)
-              for name, p in crf.PRESETS.items()}
+              for name, p in PRESETS.items()}
     assert values == {"deeplab": (4, 121, 5, 3, 3), "deeplab-v2": (4, 67, 3, 3, 1), "psa": (10, 80, 13, 3, 3), "afa": (4, 64, 5, 3, 3)}
-    assert {p.iterations for p in crf.PRESETS.values()} == {10}
+    assert {p.iterations for p in PRESETS.values()} == {10}
 
 
 @pytest.mark.parametrize("backend", ["torch", "pydensecrf"])

@@ -6,6 +6,7 @@ from scipy.ndimage import uniform_filter
 
 from aepsl.params import CrfSettings
 from aepsl.segmentation import crf, mean_field
+from aepsl.segmentation.presets import PRESETS
 from tests.segmentation.all_pairs import exact_marginals
 
 DENSE = CrfSettings(iterations=10, bilateral_weight=4, bilateral_xy=30, bilateral_rgb=10, spatial_weight=3, spatial_xy=3)
@@ -42,10 +43,10 @@ def test_inference_agrees_with_the_sum_over_all_pairs(settings, seed):
     assert np.abs(exact - found).mean() < 0.2 * np.abs(exact - probabilities).mean()  # inference itself changes much more
 
 
-@pytest.mark.parametrize("preset", crf.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_labels_and_marginals_agree_with_pydensecrf(preset):
     pytest.importorskip("pydensecrf", reason="pydensecrf is not installed: it is optional and must be compiled")
-    settings, seen = crf.PRESETS[preset], set()
+    settings, seen = PRESETS[preset], set()
     for seed in range(2):
         image, probabilities = scene(seed, 90, 120, 9)
         unary = -np.log(np.maximum(probabilities, crf.LEAST_PROBABILITY))
@@ -60,7 +61,7 @@ def test_labels_and_marginals_agree_with_pydensecrf(preset):
 
 @pytest.mark.parametrize("preset", ["deeplab", "psa"])
 def test_leaving_out_classes_that_cannot_win_leaves_the_labels(preset):
-    settings = crf.PRESETS[preset]
+    settings = PRESETS[preset]
     for seed in range(3):
         image, probabilities = scene(seed, 80, 100, 21)
         logits, pixels = torch.from_numpy(probabilities)[None].log(), torch.from_numpy(image)[None]
@@ -72,7 +73,7 @@ def test_a_class_that_is_second_everywhere_still_wins_where_its_neighbours_agree
     """Stripes narrower than the kernels, of two classes that are each a little more probable than a third, which is there all along."""
     stripes = (np.arange(24) // 2 % 2 * np.ones((24, 1))).astype(bool)
     probabilities = np.stack([np.full((24, 24), 0.45), np.where(stripes, 0.53, 0.02), np.where(stripes, 0.02, 0.53)]).astype(np.float32)
-    mask = crf.refine(np.full((24, 24, 3), 90, np.uint8), probabilities, crf.PRESETS["deeplab"], stride=1)
+    mask = crf.refine(np.full((24, 24, 3), 90, np.uint8), probabilities, PRESETS["deeplab"], stride=1)
     assert (probabilities.argmax(0) != 0).all()
     assert (mask == 0).all()
 
@@ -82,8 +83,8 @@ def test_images_together_get_the_masks_they_get_one_by_one():
     scenes[1][1][3:] = 0  # classes that one image may hold and another not
     scenes[2][1][:] = 0  # and one that may hold none
     images, probabilities = (np.stack(parts) for parts in zip(*scenes, strict=True))
-    together = crf.refine_batch(images, probabilities, crf.PRESETS["deeplab"], stride=1)
-    single = np.stack([crf.refine(image, scores, crf.PRESETS["deeplab"], stride=1) for image, scores in scenes])
+    together = crf.refine_batch(images, probabilities, PRESETS["deeplab"], stride=1)
+    single = np.stack([crf.refine(image, scores, PRESETS["deeplab"], stride=1) for image, scores in scenes])
     assert together.dtype == np.uint8
     assert together[1].max() <= 2
     assert (together[2] == 0).all()
@@ -105,7 +106,7 @@ def test_items_of_several_sizes_come_back_in_their_order():
 def test_a_gpu_gives_the_masks_of_a_processor():
     scenes = [scene(seed, 90, 120, 9) for seed in range(4)]
     images, probabilities = (np.stack(parts) for parts in zip(*scenes, strict=True))
-    own, again, expected = (crf.refine_batch(images, probabilities, crf.PRESETS["deeplab"], stride=1, device=torch.device(name))
+    own, again, expected = (crf.refine_batch(images, probabilities, PRESETS["deeplab"], stride=1, device=torch.device(name))
                             for name in ("cuda", "cuda", "cpu"))
     np.testing.assert_array_equal(own, again)
     assert (own == expected).mean() >= 0.999

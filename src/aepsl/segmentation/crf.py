@@ -1,4 +1,4 @@
-"""From class probabilities on the network's grid to a mask of the image, with or without the fully connected CRF.
+"""From class probabilities on the network's grid to a mask of the image, by the fully connected CRF.
 
 The CRF is that of Krähenbühl and Koltun ("Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011) with Potts
 compatibility and symmetric normalisation, by :mod:`aepsl.segmentation.mean_field` or by pydensecrf.
@@ -11,43 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aepsl.errors import AepslError
 from aepsl.networks.grid import from_grid
 from aepsl.params import Backend, CrfSettings
 from aepsl.segmentation import densecrf, mean_field
+from aepsl.segmentation.masks import argmax_mask, checked
 
 Item = tuple[int, np.ndarray, np.ndarray]  # number, image (H, W, 3) uint8, probabilities (1+C, h, w)
 LEAST_PROBABILITY = 1e-5  # the logarithm needs a floor; half precision holds no less without loss
-
-PRESETS: dict[str, CrfSettings] = {
-    # The model definition of the DeepLab-LargeFOV release (method section 5): AE-PSL builds on it.
-    "deeplab": CrfSettings(iterations=10, bilateral_weight=4, bilateral_xy=121, bilateral_rgb=5, spatial_weight=3, spatial_xy=3),
-    # DeepLabV2, ResNet-101.
-    "deeplab-v2": CrfSettings(iterations=10, bilateral_weight=4, bilateral_xy=67, bilateral_rgb=3, spatial_weight=3, spatial_xy=1),
-    # SEC (Kolesnikov and Lampert, 2016) and PSA (Ahn and Kwak, 2018).
-    "psa": CrfSettings(iterations=10, bilateral_weight=10, bilateral_xy=80, bilateral_rgb=13, spatial_weight=3, spatial_xy=3),
-    # AFA (Ru et al., 2022).
-    "afa": CrfSettings(iterations=10, bilateral_weight=4, bilateral_xy=64, bilateral_rgb=5, spatial_weight=3, spatial_xy=3),
-}
-
-
-def upsample(probabilities: np.ndarray, size: tuple[int, int], *, stride: int) -> np.ndarray:
-    """Probabilities (1+C, h, w) of any float type on a grid of the given stride → (1+C, H, W) float32, image frame, bilinear.
-
-    Parameters
-    ----------
-    size : (H, W) of the image.
-    stride : pixels between two cells of the grid; 1 leaves the values as they are.
-    """
-    grid = torch.from_numpy(np.asarray(probabilities, np.float32, copy=True))
-    return from_grid(grid[None], size, stride)[0].numpy()
-
-
-def argmax_mask(probabilities: np.ndarray, size: tuple[int, int], *, stride: int) -> np.ndarray:
-    """The most probable class of each pixel, (H, W) uint8; background where all are prohibited. Parameters as of :func:`upsample`."""
-    mask: np.ndarray = upsample(_checked(probabilities), size, stride=stride).argmax(0).astype(np.uint8)
-    return mask
-
 
 def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, *, stride: int, backend: Backend = "torch") -> np.ndarray:
     """The most probable class of each pixel after the fully connected CRF.
@@ -66,7 +36,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, 
         mask: np.ndarray = refine_batch(image[None], probabilities[None], settings, stride=stride)[0]
         return mask
     size = (image.shape[0], image.shape[1])
-    present = np.flatnonzero((_checked(probabilities) != 0).any((1, 2)))
+    present = np.flatnonzero((checked(probabilities) != 0).any((1, 2)))
     if len(present) < 2:
         return np.full(size, present[0] if len(present) else 0, np.uint8)
     logits = _logits(torch.from_numpy(np.asarray(probabilities[present], np.float32)[None]), size, stride)[0].numpy()
@@ -77,7 +47,7 @@ def refine(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, 
 def refine_batch(images: np.ndarray, probabilities: np.ndarray, settings: CrfSettings, *, stride: int,
                  device: torch.device | None = None) -> np.ndarray:
     """:func:`refine` of images (B, H, W, 3) with probabilities (B, 1+C, h, w) at once on a device (the CPU): (B, H, W) uint8."""
-    present: np.ndarray = (_checked(probabilities) != 0).any((2, 3))
+    present: np.ndarray = (checked(probabilities) != 0).any((2, 3))
     present[:, 0] |= ~present.any(1)  # background where nothing is possible
     classes = np.flatnonzero(present.any(0))
     if len(classes) == 1:
@@ -105,17 +75,6 @@ def marginals(unary: np.ndarray, image: np.ndarray, settings: CrfSettings, *, ba
     logits = torch.from_numpy(np.negative(unary, dtype=np.float32))
     found: np.ndarray = mean_field.marginals(logits[None], torch.from_numpy(np.array(image))[None], settings)[0].numpy()
     return found
-
-
-def _checked(probabilities: np.ndarray) -> np.ndarray:
-    if not np.isfinite(probabilities).all():
-        raise AepslError("expected finite class probabilities, found NaN or infinity; the network they come from diverged, train it again")
-    return probabilities
-
-
-def crf_settings(name: str, custom: CrfSettings) -> CrfSettings | None:
-    """The settings of a preset, of ``custom``, or None for ``none``."""
-    return {"none": None, "custom": custom}[name] if name in ("none", "custom") else PRESETS[name]
 
 
 def final_mask(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings | None, *, stride: int, backend: Backend = "torch") -> np.ndarray:

@@ -23,10 +23,11 @@ def narrow() -> Trunk:
 
 
 def described(layer: nn.Module) -> tuple[object, ...]:
-    """Kind, channels, kernel, stride, padding, dilation, each for rows and columns."""
+    """Kind, channels, kernel, stride, padding, dilation, each for rows and columns; that of a single pixel counts as 1, whatever it is."""
     if isinstance(layer, nn.Conv2d):
         assert (layer.groups, layer.bias is not None, layer.padding_mode) == (1, True, "zeros")
-        return "conv", layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        dilation = layer.dilation if layer.kernel_size != (1, 1) else (1, 1)
+        return "conv", layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, dilation
     if isinstance(layer, nn.MaxPool2d):
         return "max", layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode
     if isinstance(layer, nn.AvgPool2d):

@@ -20,11 +20,12 @@ def narrow(name: str, output_stride: int) -> Trunk:
 
 
 def windows(trunk: nn.Module) -> list[tuple[Any, ...]]:
-    """(name, kernel, stride, dilation, padding) of every layer with a window."""
+    """(name, kernel, stride, dilation, padding) of every layer with a window; one of a single pixel has no dilation to speak of."""
     found: list[tuple[Any, ...]] = []
     for name, layer in trunk.named_children():
         if isinstance(layer, nn.Conv2d):
-            found.append((name, layer.kernel_size[0], layer.stride[0], layer.dilation[0], layer.padding[0]))
+            dilation = layer.dilation[0] if layer.kernel_size[0] > 1 else 1
+            found.append((name, layer.kernel_size[0], layer.stride[0], dilation, layer.padding[0]))
         elif isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
             found.append((name, layer.kernel_size, layer.stride, 1, layer.padding))
     return found

@@ -296,3 +296,19 @@ def test_a_loss_that_comes_late_is_looked_at_a_step_later_and_never_saved_or_ret
         with pytest.raises(AepslError, match=rf"the loss became nan at iteration {bad}; images of the batch: i\d, i\d\."):
             run()
         assert len(steps) // parts <= bad + 1
+
+
+def test_a_worker_learns_that_it_is_done_without_a_lock_that_a_killed_one_could_keep() -> None:
+    flag = loop._Forking().Event()
+    assert not flag.is_set()
+    worker = loop._Forking().Process(target=flag.set)
+    worker.start()
+    worker.join()
+    assert flag.is_set()
+    assert not any(hasattr(value, "acquire") for value in vars(flag).values())
+
+
+def test_a_worker_is_silent_on_a_main_process_that_let_go_but_not_on_a_fault(capsys) -> None:
+    for error, said in ((EOFError(), False), (ConnectionResetError(), False), (KeyError("lost"), True)):
+        loop._tell_unless_left(type(error), error, None)
+        assert (type(error).__name__ in capsys.readouterr().err) == said

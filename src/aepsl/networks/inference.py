@@ -90,11 +90,6 @@ class FastTrunk(Trunk):
         self.channels, self.output_stride, self.preprocessing = trunk.channels, trunk.output_stride, trunk.preprocessing
         self._folded = folded(trunk).to(device=engine.device).to(memory_format=torch.channels_last)
         self._precision = engine.precision
-        if engine.device.type == "cpu":
-            for module in self._folded.modules():
-                if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-                    # Means nothing to a window of one pixel; but at one thread torch gives undilated ones to a routine slower than oneDNN.
-                    module.dilation = (2, 2)
         # One kernel for all sizes: with one for each, the last bits would depend on which came first.
         self._run: Any = torch.compile(self._folded, dynamic=True) if engine.compiled else self._folded
         self.eval()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aepsl.networks.classifier import initialise_head
-from aepsl.networks.trunks import Trunk
+from aepsl.networks.trunks import Trunk, widen_points
 
 
 class Segmenter(nn.Module):
@@ -25,6 +25,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.segment = nn.Conv2d(trunk.channels, 1 + classes, 1)
+        widen_points(self.segment)
         initialise_head(self.segment, generator)
         # A linear layer on the mean of the features equals the mean of a 1×1 convolution, at a fraction of the work.
         self.classify = nn.Linear(trunk.channels, classes) if with_classification else None

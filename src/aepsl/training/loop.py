@@ -8,10 +8,14 @@ batch and go together what, up to the order of summation, one process goes alone
 
 import math
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from multiprocessing.context import ForkContext
+from multiprocessing.sharedctypes import RawValue
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -93,7 +97,7 @@ def train(model: nn.Module, last_layer: Iterable[nn.Parameter], samples: Samples
     order = partial(batches, len(samples), settings.batch, total, seed=seed, first=reached)
     loader = DataLoader(_Told(samples), batch_sampler=_Shares(order, settings.accumulate, ranks), collate_fn=_collate, num_workers=workers,
                         pin_memory=device.type == "cuda", prefetch_factor=(4 if device.type == "cuda" else 2) if workers else None,
-                        multiprocessing_context="fork" if workers else None)
+                        multiprocessing_context=_Forking() if workers else None, worker_init_fn=_start_worker if workers else None)
     lag = _lag(device, ranks)
     whole = True
     agreed = ExitStack()
@@ -160,6 +164,40 @@ def _collate(samples: list[Any]) -> Any:
         return told
     batch = default_collate(samples)
     return batch | {"image": batch["image"].permute(0, 3, 1, 2)}  # (B, 3, H, W), channels last: no byte is moved
+
+
+class _Forking(ForkContext):
+    """Starts workers by fork; they are told by a mere byte that they are done.
+
+    An event of multiprocessing has a lock, which a worker takes for every batch. One that is killed just then keeps it, and torch, which
+    tells the others, would wait for it for ever.
+    """
+
+    def Event(self) -> Any:  # noqa: N802 - the name is multiprocessing's
+        return _Flag()
+
+
+class _Flag:
+    """What torch needs of an event that is shared with forked processes."""
+
+    def __init__(self) -> None:
+        self._set = RawValue("b", 0)
+
+    def set(self) -> None:
+        self._set.value = 1
+
+    def is_set(self) -> bool:
+        return bool(self._set.value)
+
+
+def _start_worker(number: int) -> None:
+    sys.excepthook = _tell_unless_left
+
+
+def _tell_unless_left(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Report an error that ends a worker or one of its threads, but not that the main process let go of a batch it was being handed: it says why."""
+    if not isinstance(error, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 class _Shares:

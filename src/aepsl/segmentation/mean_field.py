@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aepsl.params import CrfSettings
-from aepsl.segmentation.permutohedral import Lattice, lattice, sliced
+from aepsl.segmentation.permutohedral import Lattice, lattice
 
 # A class counts as long as some pixel holds this share of its own best class; what leaving others out changes: docs/performance.md.
 SIGNIFICANT = 0.5
@@ -63,10 +63,6 @@ def _inference(unary: Tensor, rest: Tensor | None, terms: list[Lattice], iterati
     classes = torch.arange(len(unary), device=unary.device)
     if not terms:
         return unary, classes
-    # Vertices of all lattices in one table: one sum takes the messages of all.
-    firsts = [sum(term.size for term in terms[:place]) for place in range(len(terms))]
-    vertices = torch.cat([term.vertices + first for term, first in zip(terms, firsts, strict=True)], 1)
-    taken = torch.cat([term.taken for term in terms], 1)
     now, rows = unary, unary.new_empty(0)
     for _ in range(iterations):
         best = now.amax(0)
@@ -87,11 +83,13 @@ def _inference(unary: Tensor, rest: Tensor | None, terms: list[Lattice], iterati
                     mass *= counts[:, :, None]
         total = mass.sum(0)
         if rest is not None:
-            total += (rest - best).exp_()
+            total += (rest - best).clamp_(min=LEAST).exp_()
         rows = rows if rows.shape[1:] == (len(mass),) else unary.new_empty(total.numel(), len(mass))
         torch.div(mass.flatten(1).t(), total.view(-1, 1), out=rows)
-        messages = sliced(torch.cat([term.blurred(rows) for term in terms]), vertices, taken)
-        now = torch.add(unary.flatten(1), messages.t(), out=mass.flatten(1)).view_as(unary)
+        now = unary.flatten(1)
+        for term in terms:
+            now = torch.add(now, term.filtered(rows).t(), out=mass.flatten(1))
+        now = now.view_as(unary)
     return now, classes
 
 

@@ -52,7 +52,8 @@ def may_count(grid: Tensor, floor: float) -> Tensor:
     edges = F.pad(grid, (0, grid.shape[3] == 1, 0, grid.shape[2] == 1), mode="replicate")
     corners = F.unfold(edges, 2).unflatten(1, (-1, 4))  # (B, K, 4, cells)
     best = corners.argmax(1)[:, :, None].expand(-1, -1, 4, -1)
-    return (corners >= SIGNIFICANT * corners.gather(1, best).mean(1, keepdim=True) - floor).any(3).any(2)
+    counts: Tensor = corners >= SIGNIFICANT * corners.gather(1, best).mean(1, keepdim=True) - floor
+    return counts.any(3).any(2)
 
 
 def _inference(unary: Tensor, rest: Tensor | None, terms: list[Lattice], iterations: int, *, share: float) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,6 @@ def lattice(features: Tensor) -> Lattice:
     """
     d, sets = features.shape[:2]
     elevated = _elevated(features.reshape(d, -1))
-    count = elevated.shape[1]
     nearest = torch.round(elevated / (d + 1))
     rank = _ranks(elevated - nearest * (d + 1)).add_(nearest.sum(0).to(torch.int8))
     shift = (rank < 0).to(torch.int8) - (rank > d).to(torch.int8)

@@ -53,9 +53,13 @@ def refine_batch(images: np.ndarray, probabilities: np.ndarray, settings: CrfSet
     if len(classes) == 1:
         return np.full(images.shape[:3], classes[0], np.uint8)
     pixels = torch.from_numpy(np.array(images)).to(device)
-    logits = _logits(torch.from_numpy(np.asarray(probabilities[:, classes], np.float32)).to(device), (images.shape[1], images.shape[2]), stride)
-    logits.masked_fill_(torch.from_numpy(~present[:, classes, None, None]).to(device), -torch.inf)
-    masks: np.ndarray = classes[mean_field.labels(logits, pixels, settings).cpu().numpy()].astype(np.uint8)
+    grid = torch.from_numpy(np.asarray(probabilities[:, classes], np.float32)).to(device)
+    allowed = torch.from_numpy(present[:, classes]).to(device)
+    kept = (mean_field.may_count(grid, LEAST_PROBABILITY) & allowed).any(0)  # the others are interpolated as one
+    logits = _logits(torch.cat([grid[:, kept], grid[:, ~kept].sum(1, keepdim=True)], 1), (images.shape[1], images.shape[2]), stride)
+    rest = logits[:, -1]
+    logits = logits[:, :-1].masked_fill(~allowed[:, kept, None, None], -torch.inf)
+    masks: np.ndarray = classes[kept.cpu().numpy()][mean_field.labels(logits, pixels, settings, rest).cpu().numpy()].astype(np.uint8)
     return masks
 
 

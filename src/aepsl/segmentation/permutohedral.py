@@ -10,12 +10,15 @@ import math
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 TINY = 1e-20  # under the root of a norm
 # Odd numbers without pattern, to number cells by where there are more of them than 64 bits can tell apart.
-ODD = (-7046029254386353131, -4417276706812531889, 1609587929392839161, -8796714831421723037, 2870177450012600261, -2027651103412640419)
+ODD = (-7046029254386353131, -4417276706812531889, 1609587929392839161, -8796714831421723037, 2870177450012600261, -2027651103412640419,
+       -4658895280553007687)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,6 @@ def lattice(features: Tensor) -> Lattice:
     """
     d, sets = features.shape[:2]
     elevated = _elevated(features.reshape(d, -1))
-    count = elevated.shape[1]
     nearest = torch.round(elevated / (d + 1))
     rank = _ranks(elevated - nearest * (d + 1)).add_(nearest.sum(0).to(torch.int8))
     shift = (rank < 0).to(torch.int8) - (rank > d).to(torch.int8)
@@ -85,30 +87,56 @@ def lattice(features: Tensor) -> Lattice:
     place = rank.add_(shift, alpha=d + 1).long()
     # Barycentric coordinates are the differences of what the rounding left, in descending order.
     left = torch.empty_like(elevated).scatter_(0, place, elevated.div_(d + 1).sub_(nearest))
-    shares = torch.cat([1 + left[d:] - left[:1], (left[:-1] - left[1:]).flip(0)])
+    shares = torch.stack([1 + left[d] - left[0], *(left[i - 1] - left[i] for i in range(d, 0, -1))], 1)
 
     cells, factors = _coded(nearest[:d].long(), sets)
+    of, first = _simplices(cells, place)  # many points lie in one simplex: vertices are looked for once in each
+    place = place.index_select(1, first)
     steps = torch.empty_like(place).scatter_(0, place, factors[:, None].expand_as(place))
-    orders, codes, starts, vertices = [], [], [], torch.empty_like(place, dtype=torch.int32)
+    # The next vertex of a simplex is one cell back along the axis of the next rank.
+    corners = torch.cat([cells[first][None], -steps[1:].flip(0)]).cumsum_(0)
+    codes, found = [], torch.empty_like(corners, dtype=torch.int32)
     known = 0
-    for remainder in range(d + 1):
-        if remainder:  # the next vertex of the simplex is one cell back along the axis of the next rank
-            cells = cells - steps[d + 1 - remainder]
-        values, order = _sorted(cells)
+    for corner, numbers in zip(corners, found, strict=True):
+        values, order = _sorted(corner)
         new = torch.cat([values.new_ones(1, dtype=torch.bool), values[1:] != values[:-1]])
-        vertices[remainder, order] = new.cumsum(0, dtype=torch.int32).add_(known - 1)
-        first = new.nonzero()[:, 0]
-        orders.append(order)
-        codes.append(values[first])
-        starts.append(first + remainder * count)
-        known += len(first)
-    points = torch.cat(orders).int()
-    given = torch.cat([share.index_select(0, order) for share, order in zip(shares, orders, strict=True)])
-    neighbours = _neighbours(codes, factors)
+        numbers[order] = new.cumsum(0, dtype=torch.int32).add_(known - 1)
+        codes.append(values[new])
+        known += len(codes[-1])
+    vertices = found.t().contiguous().index_select(0, of)
+    points, given, starts = _by_vertex(vertices, shares, known)
     blur = given.new_tensor([1, 0.5, 0.5]).repeat(known + 1, 1)
     blur[known] = 0
-    return Lattice(points, given, torch.cat([*starts, points.new_tensor([len(points)])]).int(), neighbours, blur,
-                   vertices.t().contiguous(), shares.div_(1 + 2.0**-d).t().contiguous())
+    return Lattice(points, given, starts, _neighbours(codes, factors), blur, vertices, shares.div_(1 + 2.0**-d))
+
+
+def _simplices(cells: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """The simplex (P) of each point, numbered as they come, and a point of each, from the cells' numbers (P) and the axes' places (d+1, P)."""
+    base = len(place)
+    order = place[0]
+    for axis in place[1:-1]:  # the last is the one left over
+        order = order * base + axis
+    low, high = (int(value) for value in torch.aminmax(cells))
+    span = high - low + 1
+    codes = order * (span if span * base**base < 2**63 else ODD[-1]) + cells
+    values, order = _sorted(codes)
+    new = torch.cat([values.new_zeros(1, dtype=torch.bool), values[1:] != values[:-1]])
+    of = torch.empty_like(order, dtype=torch.int32).index_put_((order,), new.cumsum(0, dtype=torch.int32))
+    new[0] = True
+    return of, order[new]
+
+
+def _by_vertex(vertices: Tensor, shares: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``points``, ``given`` and ``starts`` of a :class:`Lattice` from the vertices and shares (P, d+1) of each point."""
+    total, corners = vertices.numel(), vertices.shape[1]
+    if vertices.device.type == "cpu":
+        rows = csr_array((shares.view(-1).numpy(), vertices.view(-1).numpy(), np.arange(0, total + 1, corners, dtype=np.int32)),
+                         shape=(len(vertices), count))
+        columns = rows.tocsc()  # a counting sort
+        return torch.from_numpy(columns.indices), torch.from_numpy(columns.data), torch.from_numpy(columns.indptr)
+    numbers, order = torch.sort(vertices.view(-1), stable=True)
+    starts = torch.searchsorted(numbers, torch.arange(count + 1, dtype=torch.int32, device=numbers.device), out_int32=True)
+    return order.div(corners, rounding_mode="floor").int(), shares.view(-1).index_select(0, order), starts
 
 
 def _elevated(features: Tensor) -> Tensor:

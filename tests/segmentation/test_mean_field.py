@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
+from aepsl.networks.grid import from_grid
 from aepsl.params import CrfSettings
 from aepsl.segmentation import crf, mean_field
 from aepsl.segmentation.presets import PRESETS
@@ -131,3 +132,23 @@ def test_very_unlikely_classes_stay_unlikely():
     found = mean_field.marginals(logits[None], torch.from_numpy(image)[None], DENSE)[0]
     assert found[2].max() < 1e-30
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("stride", [1, 4, 8])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_class_that_counts_at_some_pixel_is_never_left_out_before_interpolating(seed: int, stride: int) -> None:
+    rng = np.random.default_rng([seed, stride])
+    height, width = (int(side) for side in rng.integers(1, 41, 2))
+    # Likely classes and rare ones; from grids of one class per cell to grids where all are about equal.
+    concentration = (0.05, 0.3, 3)[seed % 3] * rng.random(9)**3 + 1e-3
+    cells = rng.dirichlet(concentration, (-(-height // stride), -(-width // stride))).astype(np.float32)
+    grid = torch.from_numpy(cells).permute(2, 0, 1)[None].contiguous()
+    share = from_grid(grid, (height, width), stride)
+    counts = (share >= mean_field.SIGNIFICANT * share.amax(1, keepdim=True)).any(3).any(2)
+    may = mean_field.may_count(grid, 1e-5)
+    assert not (counts & ~may).any()
+
+
+def test_a_class_far_behind_everywhere_is_left_out_before_interpolating() -> None:
+    grid = torch.tensor([0.6, 0.35, 0.05])[None, :, None, None].expand(1, 3, 4, 5)
+    assert mean_field.may_count(grid, 1e-5).tolist() == [[True, True, False]]

@@ -21,6 +21,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 WINDOW = 32  # items per process drawn at a time
 BATCH = 4  # items that a process is given at once
+FAR_BATCH = 16  # the same for a worker of a cluster, which is given the function, and the index in it, again with each
 ALONE = 1.0  # seconds of work for which no process is started: two that start take about as long
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker
 
@@ -182,7 +183,7 @@ def _on_cluster(place: _Cluster, function: Callable[[T], R], items: Iterator[T])
     waiting: deque[Any] = deque()
     try:
         while True:
-            while len(waiting) * BATCH < WINDOW * max(1, sum(client.ncores().values())) and (batch := list(islice(items, BATCH))):
+            while len(waiting) * FAR_BATCH < WINDOW * max(1, sum(client.ncores().values())) and (batch := list(islice(items, FAR_BATCH))):
                 waiting.append(client.submit(there, batch, pure=False))
             if not waiting:
                 return

@@ -31,7 +31,7 @@ def topic(quick: bool) -> Iterator[Row]:
     """Rows: time, and bytes on disk."""
     one_core()
     torch.set_num_threads(1)
-    count, size, repeats = (10, 64, 1) if quick else (4, 500, 3)
+    count, size, repeats = (10, 64, 1) if quick else (10, 500, 2)
     scales = SCALES[:2] if quick else SCALES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -10,7 +10,7 @@ from aepsl.data.archive import ArchiveReader, encode_mask
 from aepsl.data.index import read_index
 from aepsl.data.samples import Photographs
 from aepsl.networks.devices import pick_device
-from aepsl.parallel import ALONE, in_processes
+from aepsl.parallel import in_processes
 from aepsl.params import Backend, Compute, CrfSettings
 from aepsl.resume.parts import Entries, write_resumed
 from aepsl.resume.state import State
@@ -30,8 +30,7 @@ def main(p: Any, compute: Compute, state: State, *, images: str, index: str, sco
 
     def entries(some: range) -> Iterator[Entries]:
         if settings is None or p.refine.backend != "torch" or device.type != "cuda":
-            # Processes that start import torch, which takes them longer than others.
-            yield from in_processes(work, some, processes=compute.processes, alone=3 * ALONE)
+            yield from in_processes(work, some, processes=compute.processes)
             return
         items = ((row, photographs[row], read_scores(probabilities, rows.ids[row])) for row in some)
         for row, mask in refined_on(device, items, settings, stride=stride, batch=compute.inference_batch):

@@ -196,15 +196,15 @@ def test_a_damaged_description_of_the_state_does_no_harm(bench: Bench, content: 
 
 
 def test_a_changed_parameter_starts_afresh_and_says_so(bench: Bench) -> None:
-    job = bench.jobs["refine"]
+    job = bench.jobs["saliency"]
     interrupted(bench, job)
-    bench.work.set({"refine.crf": "none"})
+    bench.work.set({"saliency.optimise": False})
     run = bench.start(job)
     assert run.wait() == 0, run.said
     assert "starts afresh: what an interrupted run left in" in run.said
     assert "was for other parameters" in run.said
     assert "goes on" not in run.said
-    assert bench.outputs_as_before(job) == ["data/predictions.zip: other bytes"]
+    assert bench.outputs_as_before(job) == ["data/saliency.zip: other bytes"]
     (bench.work / "params.yaml").write_text(bench.params)
     run = bench.start(job)
     assert run.wait() == 0

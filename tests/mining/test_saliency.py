@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from skimage.color import rgb2lab
 
 from aepsl.data.archive import decode_reduced
 from aepsl.errors import AepslError
 from aepsl.mining.saliency import (
     boundary_connectivity,
-    cie_lab,
     load_map,
     missing_maps,
     saliency,
@@ -186,12 +184,6 @@ def test_a_folder_inside_a_zip_is_no_map(tmp_path):
         archive.writestr("a.png/", b"")
         archive.writestr("a.png/b.png", b"1")
     assert list(user_maps(tmp_path / "maps.zip")) == ["b"]
-
-
-def test_colours_are_those_of_scikit_image():
-    image = np.random.default_rng([4]).integers(0, 256, (40, 30, 3), np.uint8)
-    image[0, :2] = [[0], [255]]
-    np.testing.assert_allclose(cie_lab(image), rgb2lab(image), rtol=0, atol=1e-10)
 
 
 def test_a_photograph_decoded_smaller_gives_the_map_of_the_whole_one():

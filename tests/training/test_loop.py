@@ -1,22 +1,20 @@
 import copy
-import io
 import re
 import traceback
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from aepsl.data.archive import ArchiveReader, ArchiveWriter, encode_mask
-from aepsl.data.index import Index
-from aepsl.data.samples import Augmentation, Photographs, Samples
+from aepsl.data.archive import ArchiveReader, ArchiveWriter
+from aepsl.data.samples import Samples
 from aepsl.errors import AepslError
 from aepsl.networks.devices import pick_device
 from aepsl.params import Training
 from aepsl.training import loop
 from aepsl.training.loop import train
+from tests.training.toy import toy_samples
 
 CPU = torch.device("cpu")
 COUNT = 10
@@ -32,21 +30,7 @@ def settings(**changes: object) -> Training:
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Samples:
     """Noise, red for class 1 and green for class 2."""
-    folder = tmp_path_factory.mktemp("toy")
-    rng = np.random.default_rng([1])
-    ids = tuple(f"i{number}" for number in range(COUNT))
-    labels = np.eye(2, dtype=bool)[np.arange(COUNT) % 2]
-    with ArchiveWriter(folder / "images.zip") as images, ArchiveWriter(folder / "labels.zip") as masks:
-        for identifier, label in zip(ids, labels.argmax(1), strict=True):
-            pixels = rng.integers(0, 60, (14, 17, 3), np.uint8)
-            pixels[..., label] += 150
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "PNG")
-            images.add(f"{identifier}.png", buffer.getvalue())
-            masks.add(f"{identifier}.png", encode_mask(np.full((14, 17), label + 1, np.uint8)))
-    index = Index(("red", "green"), ids, ("train",) * COUNT, np.tile([17, 14], (COUNT, 1)), labels)
-    augmentation = Augmentation(crop=12, scale=(0.8, 1.25), mirror=True, fill=(90, 90, 30))
-    return Samples(Photographs(ArchiveReader(folder / "images.zip"), index), augmentation, seed=3, masks=ArchiveReader(folder / "labels.zip"))
+    return toy_samples(tmp_path_factory.mktemp("toy"), COUNT)
 
 
 class Net(nn.Module):

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.sparse import coo_matrix, diags
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import spsolve
+from skimage.color import rgb2lab
 from skimage.segmentation import slic
 
 from aepsl.data.archive import IMAGE_FAULTS, MOST_BYTES, ArchiveReader, image_fault, open_image, resized, resized_size, verify_png
@@ -22,11 +23,6 @@ from aepsl.errors import AepslError
 
 SMOOTHNESS_FLOOR = 0.1  # mu of the paper: smooths a little even across strong edges
 SUFFIXES = (".png", ".jpg", ".jpeg")
-# sRGB (IEC 61966-2-1) to CIE XYZ, divided by white (D65, 2 degrees), and what the 256 grey levels are in linear light.
-_XYZ = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
-_WHITE = np.array([0.95047, 1.0, 1.08883])
-_GREY = np.arange(256) / 255
-_LINEAR = np.where(_GREY > 0.04045, ((_GREY + 0.055) / 1.055) ** 2.4, _GREY / 12.92)
 
 
 def saliency(image: np.ndarray, *, size: int, superpixel: int, compactness: float, sigma_colour: float = 10, sigma_boundary: float = 1,
@@ -50,7 +46,7 @@ def saliency(image: np.ndarray, *, size: int, superpixel: int, compactness: floa
     (H, W) float32 in [0, 1], image frame, stretched to the full range; all 0 for an image of one colour.
     """
     width, height = full or (image.shape[1], image.shape[0])
-    lab = cie_lab(resized(image, (width, height), resized_size((width, height), working_scale((width, height), size))))
+    lab = rgb2lab(resized(image, (width, height), resized_size((width, height), working_scale((width, height), size))))
     segments = superpixels(lab, superpixel=superpixel, compactness=compactness)
     colour, centre, border = _describe(lab, segments)
     edges = _adjacent(segments, border)
@@ -69,13 +65,6 @@ def saliency(image: np.ndarray, *, size: int, superpixel: int, compactness: floa
 def working_scale(full: tuple[int, int], size: int) -> float:
     """The factor by which a photograph of this width and height is resized before anything else is done with it."""
     return min(1.0, size / max(full))
-
-
-def cie_lab(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) uint8 sRGB in CIE-Lab (D65), float64; what scikit-image gives, in less time because of the 256 grey levels."""
-    ratio = (_LINEAR[image] @ _XYZ.T) / _WHITE
-    x, y, z = np.moveaxis(np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116), 2, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 2)
 
 
 def superpixels(lab: np.ndarray, *, superpixel: int, compactness: float) -> np.ndarray:

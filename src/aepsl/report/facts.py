@@ -1,0 +1,76 @@
+"""What the page shows, as values: gathered from artefacts by :mod:`aepsl.report.gather`, rendered by :mod:`aepsl.report.page`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["heat", "regions", "rounds", "grey", "classes", "errors"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A panel beside the photograph, drawn over it.
+
+    Attributes
+    ----------
+    key : short name, unique within its split, e.g. ``heat-r1``.
+    title : e.g. ``heatmap, round r1``.
+    kind : how to read its colours: ``heat`` and ``grey`` a scale from 0 to 1, ``regions`` one colour, ``rounds`` a colour per round,
+        ``classes`` a colour per class and a hatching for ignored pixels, ``errors`` a colour per :data:`ERRORS`.
+    """
+
+    key: str
+    title: str
+    kind: Kind
+
+
+ERRORS = ("missed", "spilled", "confused")  # of an object's pixels: called background; of the background's: called an object; another class
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """One row per image, in the order of the index.
+
+    Attributes
+    ----------
+    classes : names, background first.
+    colours : RGB of every class, as the layers are painted.
+    layers : of each split, in the order in which every image of it has them.
+    ids, splits : of N images.
+    sizes : (width, height) of the photographs, pixels.
+    labels : numbers of the image-level labels of each, from 1.
+    scores : IoU over the classes in truth or mask, and the shares of :data:`ERRORS`, each N long; None where there is no truth.
+    """
+
+    classes: Sequence[str]
+    colours: Sequence[tuple[int, int, int]]
+    rounds: Sequence[str]
+    round_colours: Sequence[tuple[int, int, int]]
+    layers: Mapping[str, Sequence[Layer]]
+    ids: Sequence[str]
+    splits: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+    labels: Sequence[Sequence[int]]
+    scores: Mapping[str, Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What stands above the gallery.
+
+    Attributes
+    ----------
+    metrics : numbers and words of each metrics/*.json, by its name without extension.
+    rounds, per_class : rows of metrics/rounds.csv and per_class.csv; a number, a text, or None for an empty cell.
+    confusion : pixels, row = actual, column = predicted, in the order of ``classes``; None = no truth.
+    curves : rows of the loss curves by stage, e.g. ``classify@r1``; every row holds ``epoch`` and ``loss``.
+    params : all of params.yaml but ``compute``.
+    """
+
+    classes: Sequence[str]
+    metrics: Mapping[str, Mapping[str, Any]]
+    rounds: Sequence[Mapping[str, Any]]
+    per_class: Sequence[Mapping[str, Any]]
+    confusion: Sequence[Sequence[int]] | None
+    curves: Mapping[str, Sequence[Mapping[str, float]]]
+    params: Mapping[str, Any]

@@ -5,7 +5,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,8 +222,12 @@ def _cell(name: str, text: str) -> Any:
         return text
 
 
-def chain_curves(folder: str, stage: str, steps: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The loss curve of each step of a stage that has one: ``stage@step``, path."""
-    for step in steps:
-        if (path := Path(folder) / f"{step}.csv").is_file():
-            yield f"{stage}@{step}", str(path)
+def loss_curves(stages: Mapping[str, tuple[str, Iterable[str]]]) -> dict[str, str]:
+    """Path of the loss curve ``folder/step.csv`` of every step that has one, by the stage that wrote it, such as ``classify@r1``.
+
+    Parameters
+    ----------
+    stages : the folder and the steps of each stage.
+    """
+    paths = {f"{stage}@{step}": Path(folder) / f"{step}.csv" for stage, (folder, steps) in stages.items() for step in steps}
+    return {stage: str(path) for stage, path in paths.items() if path.is_file()}

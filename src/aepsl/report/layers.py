@@ -245,7 +245,7 @@ def painted_grey(plane: np.ndarray, size: tuple[int, int]) -> bytes:
     picture = Image.fromarray(plane)
     small = np.asarray(picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR))
     shades = np.linspace(0, 255, GREY_LEVELS).round().astype(int).tolist()
-    return _png((small * (GREY_LEVELS - 1) / 255).round().astype(np.int16), [(shade, shade, shade, 255) for shade in shades])
+    return _png((small * ((GREY_LEVELS - 1) / 255)).round().astype(np.int16), [(shade, shade, shade, 255) for shade in shades])
 
 
 def painted_heat(heat: np.ndarray, full: tuple[int, int], size: tuple[int, int]) -> bytes:

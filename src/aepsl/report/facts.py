@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Colour = tuple[int, int, int]  # RGB
 Kind = Literal["heat", "regions", "rounds", "grey", "classes", "errors"]
 
 
@@ -25,6 +26,10 @@ class Layer:
 
 
 ERRORS = ("missed", "spilled", "confused")  # of an object's pixels: called background; of the background's: called an object; another class
+# Okabe and Ito's colours, told apart by colour-blind readers. The layers are painted with these, and the page's legend and pointer read them.
+ERROR_COLOURS: tuple[Colour, ...] = ((0, 114, 178), (213, 94, 0), (240, 228, 66))
+REGION_COLOUR: Colour = (230, 159, 0)
+HEAT_COLOURS: tuple[Colour, ...] = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # at 0, 1/4 … 1, linear between
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,9 @@ class Gallery:
     """
 
     classes: Sequence[str]
-    colours: Sequence[tuple[int, int, int]]
+    colours: Sequence[Colour]
     rounds: Sequence[str]
-    round_colours: Sequence[tuple[int, int, int]]
+    round_colours: Sequence[Colour]
     layers: Mapping[str, Sequence[Layer]]
     ids: Sequence[str]
     splits: Sequence[str]

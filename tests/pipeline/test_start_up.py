@@ -30,5 +30,5 @@ def imported(*stages: str) -> dict[str, list[str]]:
 
 def test_stages_without_a_network_start_without_torch() -> None:
     stages = [stage for stage in STAGES if stage not in WITH_TORCH]
-    assert {"start", "saliency", "stop", "merge", "rounds", "gallery", "export", "oracle_labels"} <= set(stages)
+    assert {"start", "saliency", "stop", "merge", "rounds", "gallery", "report", "export", "oracle_labels"} <= set(stages)
     assert imported(*stages) == {stage: [] for stage in stages}

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aepsl.data.archive import write_atomically
 from aepsl.report.charts import Chart, line_chart
-from aepsl.report.facts import ERROR_COLOURS, ERRORS, HEAT_COLOURS, REGION_COLOUR, Gallery, Overview
+from aepsl.report.facts import ERROR_COLOURS, ERRORS, HEAT_COLOURS, REGION_COLOUR, RIGHT_COLOUR, Gallery, Overview
 
 HERE = Path(__file__).resolve().parent
 LARGEST_MATRIX = 60  # classes; beyond that its cells would be too many to read, and to load
@@ -92,7 +92,7 @@ def render(overview: Overview, gallery: Gallery) -> str:
         classes=list(zip(overview.classes, [hexadecimal(colour) for colour in gallery.colours], strict=True)),
         counts={split: sum(other == split for other in gallery.splits) for split in dict.fromkeys(gallery.splits)},
         rounds=list(zip(gallery.rounds, map(hexadecimal, gallery.round_colours), strict=False)),
-        errors=list(zip(ERRORS, map(hexadecimal, ERROR_COLOURS), strict=True)), region=hexadecimal(REGION_COLOUR),
+        errors=list(zip(ERRORS, map(hexadecimal, ERROR_COLOURS), strict=True)), right=hexadecimal(RIGHT_COLOUR), region=hexadecimal(REGION_COLOUR),
         heat=list(map(hexadecimal, HEAT_COLOURS)), scored=any(value is not None for values in gallery.scores.values() for value in values),
         headlines=list(headlines(overview.metrics)), yardsticks=yardsticks(overview.metrics), metrics=overview.metrics,
         round_table=table(overview.rounds, ROUNDS), class_rows=class_rows(overview.per_class, gallery), bars=filled(overview.per_class, BARS),

@@ -2,8 +2,8 @@
 // The gallery: which images, in which order, as cards of one page; what is shown is what the address says after its #.
 const gallery = (() => {
   const ERRORS = ["missed", "spilled", "confused"];
-  const MEANING = {missed: "of the pixels of objects, the share called background", spilled: "of the background’s pixels, the share called an object",
-    confused: "of the pixels of objects, the share given another class"};
+  const MEANING = {missed: "of the pixels of objects, the share called background or nothing at all", spilled: "of the pixels called an object, the share that is background",
+    confused: "of the pixels of objects, the share called another object’s class"};
   const SORTS = ["", "id", "iou", "-iou", ...ERRORS], SIZES = [12, 24, 48, 96];
   const DEFAULTS = {view: "overview", q: "", split: "", class: "", failure: "", least: 20, sort: "", page: 1, size: 24, hide: "", opacity: 70, image: "", layer: ""};
   let state = {...DEFAULTS}, rows = [], data = null, ids = new Map(), numbers = new Map(), lower = [], places = null, current = -1, abort = null, watcher = null;

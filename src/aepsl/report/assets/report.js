@@ -169,6 +169,11 @@ const report = (() => {
       against.replaceChildren(make("p", {className: "muted", textContent: "Unknown without run.js."}));
       return;
     }
+    if (aepsl.data && facts.digest !== aepsl.data.digest) {
+      place.replaceChildren(make("p", {className: "notice"}, make("code", {textContent: "report/run.js"}), " is of another report than this one, so revision, versions and times are not shown. ", make("code", {textContent: "aepsl report"}), " writes it anew."));
+      against.replaceChildren(make("p", {className: "muted", textContent: "Unknown: run.js is of another report."}));
+      return;
+    }
     const parts = [];
     if (facts.revision) {
       const {commit, branch, dirty} = facts.revision;

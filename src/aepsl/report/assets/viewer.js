@@ -109,7 +109,7 @@ const viewer = (() => {
     const drawn = picture(drawing, wished), classes = gallery.listed(shown.row);
     const about = layer ? `${layer.title}${several.length ? ` of ${gallery.data.classes[wished] ?? wished}` : ""}` : "photograph";
     const parts = [make("img", {src: pictures.photo(photo), alt: drawn ? "" : `${shown.id}: photograph; ${classes}`, draggable: false})];
-    if (drawn) parts.push(make("img", {className: `layer${off ? " off" : ""}`, src: pictures.layer(drawn), alt: `${shown.id}: ${about}; ${classes}`, draggable: false}));
+    if (drawn) parts.push(make("img", {className: `layer${layer.kind === "heat" ? " smooth" : ""}${off ? " off" : ""}`, src: pictures.layer(drawn), alt: `${shown.id}: ${about}; ${classes}`, draggable: false}));
     by("sheet").replaceChildren(...parts);
     note(layer && !drawn ? `${layer.title}: nothing there` : "");
     for (const button of by("strip").children) button.setAttribute("aria-pressed", String(Number(button.dataset.place) === place));
@@ -156,7 +156,7 @@ const viewer = (() => {
     const {classes, colours, rounds, round_colours: found} = gallery.data;
     if (kind === "classes") return [classes.map((title, place) => [title, colours[place]]), classes[0], "ignored"];
     if (kind === "rounds") return [rounds.map((title, place) => [title, found[place % found.length]]), "not mined", "mined"];
-    if (kind === "errors") return [palette.errors.map(([title, value]) => [title, rgb(value)]), "right", "ignored"];
+    if (kind === "errors") return [[...palette.errors.map(([title, value]) => [title, rgb(value)]), ["right", palette.right]], "no object, none called one", "other"];
     if (kind === "regions") return [[["inside", palette.region]], "outside", "inside"];
     return null;
   }
@@ -318,8 +318,8 @@ const viewer = (() => {
   return {
     open, close,
     start() {
-      const {errors, heat, region} = by("page-data").dataset;
-      palette = {errors: JSON.parse(errors), heat: JSON.parse(heat).map(rgb), region: rgb(region)};
+      const {errors, right, heat, region} = by("page-data").dataset;
+      palette = {errors: JSON.parse(errors), heat: JSON.parse(heat).map(rgb), region: rgb(region), right: rgb(right)};
       dialog().addEventListener("close", closed);
       dialog().addEventListener("keydown", key);
       by("viewer-previous").onclick = () => step(-1);

@@ -31,6 +31,7 @@ from aepsl.data.photograph import read_photograph, upright_rgb
 from aepsl.errors import AepslError, shown
 from aepsl.networks.devices import pick_device
 from aepsl.networks.inference import Engine, out_of_memory, pick_precision, ready
+from aepsl.networks.onnx_file import write_onnx
 from aepsl.networks.packages import Loaded, load_package
 from aepsl.params import Backend, CrfSettings
 from aepsl.segmentation.crf import refine, refine_batch
@@ -242,6 +243,25 @@ class Segmenter:
                 yield Prediction(found.image, found.mask, found.names, found.confidences, found.scores, found.stride, image)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def to_onnx(self, path: str | os.PathLike[str], *, scales: Sequence[float] | None = None, flip: bool | None = None) -> None:
+        """Write the network for other runtimes; what goes in and comes out: :func:`aepsl.networks.onnx_file.write_onnx`.
+
+        Everything that :meth:`predict` does without CRF is in the graph, for one view: a segmenter that averages over several needs
+        ``scales=[1.0], flip=False``, and then its labels are those of ``predict(…, scales=[1.0], flip=False, max_side=None)``.
+
+        Raises
+        ------
+        AepslError : the packages onnx and onnxscript are missing, or more than one view was asked for.
+        """
+        views = self._views(scales, flip)
+        if views != ([1.0], False):
+            raise AepslError(f"{path}: expected one view, scales [1.0] without flip, found scales {views[0]}, flip {views[1]}; "
+                             "say scales=[1.0], flip=False to leave the other views out")
+        described = {"aepsl": self.info["version"], "sha256": self._loaded.sha256, "classes": ["background", *self.classes],
+                     "colours": [list(colour) for colour in COLOURS[:1 + len(self.classes)]],
+                     **{name: self.info[name] for name in ("trunk", "largest_side", "metrics")}}
+        write_onnx(path, self._loaded.model, output=self._package.output, prohibit_below=self._package.prohibit_below, described=described)
 
     def _mask(self, image: np.ndarray, scores: np.ndarray, crf: tuple[CrfSettings, Backend] | None, stride: int) -> np.ndarray:
         if crf is None:

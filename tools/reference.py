@@ -249,6 +249,32 @@ def _command(name: str, command: Any) -> str:
     return "\n".join(lines)
 
 
+def make() -> str:
+    """Markdown: the targets that the head of the Makefile explains."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    head = [line.removeprefix("# ") for line in text.splitlines()[:text.splitlines().index("")] if line.startswith("# make ")]
+    rows = [re.split(r" {2,}", line, maxsplit=1) for line in head]
+    return "\n".join(["| command | does |", "|---|---|", *(f"| `{' '.join(row[0].split())}` | {row[1].strip()} |" for row in rows)])
+
+
+# ---- pages that lie at the root
+
+
+def changelog() -> str:
+    """CHANGELOG.md, with links from docs/."""
+    return _root_page("CHANGELOG.md")
+
+
+def contributing() -> str:
+    """CONTRIBUTING.md, with links from docs/."""
+    return _root_page("CONTRIBUTING.md")
+
+
+def _root_page(name: str) -> str:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.sub(r"\]\((CHANGELOG|CONTRIBUTING)\.md", lambda found: f"]({found[1].lower()}.md", text.replace("](docs/", "]("))
+
+
 # ---- docstrings
 
 
@@ -259,6 +285,7 @@ def with_fields(lines: Sequence[str]) -> list[str]:
     """The headings of this project's docstrings (`name : text` below `Parameters`) as reStructuredText field lists."""
     result: list[str] = []
     field = ""
+    lines = [re.sub(r"(?<=/)\*", r"\\*", line) for line in lines]  # of a path, not the beginning of emphasis
     for line, following in zip(lines, [*lines[1:], ""], strict=False):
         if line in FIELDS and following and set(following) == {"-"}:
             field = FIELDS[line]

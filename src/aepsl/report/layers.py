@@ -233,10 +233,9 @@ def photo(image: np.ndarray, size: tuple[int, int]) -> bytes:
 def painted_classes(mask: np.ndarray, size: tuple[int, int], colours: Sequence[Colour]) -> bytes:
     """A mask (H, W) uint8 in the colours of background and classes: background transparent, void hatched."""
     small = _nearest(mask, size).astype(np.int16)
-    rows, columns = np.indices(small.shape, sparse=True)
-    void = small == VOID
+    void, slant = small == VOID, np.add.outer(np.arange(small.shape[0]), np.arange(small.shape[1]))
     small[void] = len(colours)
-    small[void & ((rows + columns) % HATCH_STEP >= HATCH_LINE)] = len(colours) + 1
+    small[void & (slant % HATCH_STEP >= HATCH_LINE)] = len(colours) + 1
     return _png(small, [(*BACKGROUND, 0), *((*colour, 255) for colour in colours[1:]), *HATCH])
 
 

@@ -146,11 +146,12 @@ def test_outside_of_git_folders_can_be_compared_and_revisions_are_explained(aeps
 
 @pytest.mark.parametrize(("text", "found"), [
     ("", "an empty file"), ("a: [", "did not find expected node content"), ("stages: {a: {outs: [{md5: x}]}}", "a stage of another form"),
-    ("a: &a [1]\nstages: *a", "a reference, which could grow it without end"), ("stages: !!python/object:os.system {}", "could not determine a constr"),
+    ("a: &a [1]\nstages: *a", "a reference, which could grow it without end"),
+    ("stages: !!python/object:os.system {}", "could not determine a constr"),
 ])
 def test_a_damaged_lock_is_explained(tmp_path: Path, text: str, found: str) -> None:
     (tmp_path / "dvc.lock").write_text(text)
-    with pytest.raises(AepslError, match="expected a dvc.lock as DVC 3 writes it, found") as error:
+    with pytest.raises(AepslError, match=r"expected a dvc\.lock as DVC 3 writes it, found") as error:
         snapshot(tmp_path, None)
     assert found in str(error.value)
 

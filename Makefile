@@ -3,6 +3,8 @@
 # make validate ARCHIVE=my.tar.gz [IDS=test.txt]   an archive for the test server, made here or elsewhere
 # make lock [UPGRADE=1]                            requirements.lock anew from requirements.txt; versions stay unless UPGRADE
 # make faults        kills, full disks, damaged and hostile files and all else that can go wrong, in the long form, into docs/reliability.json
+# make docs          the documentation, into docs/_build/html; a warning is an error, no network is needed
+# make pictures      docs/pictures anew, from the artefacts of `make demo`
 # make bench         speed beside what is used today, into benchmarks/results.json and docs/performance.md; some 25 minutes
 # make audit [ADVISORIES=all.zip] [IGNORE=ID]      known vulnerabilities of the locked packages; with a copy of the database no network is needed
 # make clean         removes .venv and scratch/, but not scratch/state and scratch/downloads: work in progress, which `make clean-progress` removes
@@ -15,7 +17,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # An active environment of another project must not leak into the stages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: setup demo test faults lint bench validate lock audit ablation-rounds ablation-psl ablation-tables clean clean-progress
+.PHONY: setup demo test docs pictures faults lint bench validate lock audit ablation-rounds ablation-psl ablation-tables clean clean-progress
 
 setup: .venv/ready
 
@@ -68,6 +70,14 @@ lint: setup
 	@ruff check .
 	@mypy
 
+docs: setup
+	@python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	@python -m sphinx -q -W --keep-going -b doctest -d docs/_build/doctrees docs docs/_build/doctest
+	@echo 'make: docs/_build/html/index.html'
+
+pictures: setup
+	@python -m tools.pictures
+
 bench: setup
 	@python -m benchmarks
 
@@ -88,7 +98,7 @@ ablation-psl: setup
 	@$(QUEUE) -S last_round=r3 -S '++relabels.s2=s1' -S 'passes=[s1,s2,full]' -S 'oracles=[full]' -S last_pass=full -S segment.psl=none evaluate
 
 ablation-tables: setup
-	@python -m aepsl.evaluation.ablations --readme README.md --readme docs/reproducing.md
+	@python -m aepsl.evaluation.ablations --readme docs/results.md --readme docs/reproducing.md
 
 # Half-finished downloads and stages stay, and so does everything that `dvc repro` made.
 clean:

@@ -17,7 +17,7 @@ from tests.faults.reliability import record
 
 LONG = os.environ.get("AEPSL_FAULTS") == "long"
 STAGES = ("prepare", "saliency", "start", "classify@r1", "classify@r2", "mine@r1", "mine@r2", "merge", "segment@s1", "segment@s2", "relabel@s2",
-          "predict", "refine", "export", "evaluate", *(("stop", "rounds", "oracle", "gallery") if LONG else ()))
+          "predict", "refine", "export", "evaluate", *(("stop", "package", "rounds", "oracle", "gallery") if LONG else ()))
 # Two artefacts of a kind, of which one is put in the other's place.
 ALIKE = {"data/mined/r0.zip": "data/mined/r1.zip", "data/mined/r1.zip": "data/mined/r2.zip", "data/mined/r2.zip": "data/mined/r1.zip",
          "data/labels/s1.zip": "data/labels/s2.zip", "data/labels/s2.zip": "data/labels/s1.zip", "data/saliency.zip": "data/labels/s1.zip",

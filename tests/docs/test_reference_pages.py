@@ -15,7 +15,7 @@ from tools import reference
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = reference.all_parameters()
 PAGE = reference.parameters()
-SECTIONS = {title: text for title, text in re.findall(r"(?ms)^### `([\w.]+)`$(.*?)(?=^\(param-|^## |\Z)", PAGE)}
+SECTIONS: dict[str, str] = dict(re.findall(r"(?ms)^### `([\w.]+)`$(.*?)(?=^\(param-|^## |\Z)", PAGE))
 METRICS = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
 
 
@@ -71,10 +71,11 @@ def test_the_page_of_stages_has_every_stage_and_artefact() -> None:
 
 
 def test_docstrings_become_field_lists() -> None:
-    lines = ["Merge.", "", "Parameters", "----------", "mask : (H, W) uint8,", "    0 = background.", "below, above : floats.", "", "Returns", "-------",
-             "A mask", "of its size.", "", "More."]
-    assert reference.with_fields(lines) == ["Merge.", "", "", ":param mask: (H, W) uint8,", "    0 = background.", ":param below, above: floats.", "", "",
-                                            ":returns:", "    A mask", "    of its size.", "", "More."]
+    lines = ["Merge.", "", "Parameters", "----------", "mask : (H, W) uint8,", "    0 = ground.", "below, above : floats.", "",
+             "Returns", "-------", "A mask", "of its size.", "", "More."]
+    assert reference.with_fields(lines) == [
+        "Merge.", "", "", ":param mask: (H, W) uint8,", "    0 = ground.", ":param below, above: floats.", "",
+        "", ":returns:", "    A mask", "    of its size.", "", "More."]
 
 
 def test_metrics_and_columns_of_a_run_are_explained(finished: Checkout) -> None:

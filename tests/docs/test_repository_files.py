@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def hooks(folder: Path) -> subprocess.CompletedProcess[str]:
     """`pre-commit run --all-files` without a network, and without mypy, whose minute `make lint` spends."""
     subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
     nowhere = "http://127.0.0.1:9"
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "SKIP": "mypy", "PRE_COMMIT_HOME": str(folder / ".git/cache"),
-                                "HTTPS_PROXY": nowhere, "HTTP_PROXY": nowhere, "PIP_NO_INDEX": "1"}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "SKIP": "mypy",
+                                "PRE_COMMIT_HOME": str(folder / ".git/cache"), "HTTPS_PROXY": nowhere, "HTTP_PROXY": nowhere, "PIP_NO_INDEX": "1"}
     return subprocess.run([sys.executable, "-m", "pre_commit", "run", "--all-files"], cwd=folder, env=environment, capture_output=True, text=True,
                           timeout=300, check=False)
 
@@ -113,7 +114,7 @@ def test_commands_on_pages_can_be_read_and_name_parameters_that_exist(page: Path
             if "<<" in line or not re.match(r" *dvc exp run", line):
                 continue
             words = shlex.split(line, comments=True)
-            for flag, value in zip(words, words[1:], strict=False):
+            for flag, value in pairwise(words):
                 if flag in ("-S", "--set-param"):
                     path = value.partition("=")[0].lstrip("+~")
                     assert path in known or path.rpartition(".")[0] in known, f"{page.name}: {path}"

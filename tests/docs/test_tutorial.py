@@ -70,9 +70,10 @@ def walked(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path
     (here / "bin/aepsl").chmod(0o755)
     environment = origin.environment() | {
         "HOME": str(here / "home"), "ENVIRONMENT": str(Path(sys.executable).parent), "DVC_GLOBAL_CONFIG_DIR": str(here / "settings"),
-        "PYTHONPATH": f"{here / 'aepsl/src'}{os.pathsep}{here / 'aepsl'}", "BASH_ENV": "",
+        "PYTHONPATH": f"{here / 'aepsl/src'}{os.pathsep}{here / 'aepsl'}",
         "GIT_CONFIG_COUNT": "3", "GIT_CONFIG_KEY_0": f"url.{origin.folder}.insteadOf", "GIT_CONFIG_VALUE_0": "git@example.org:lab/aepsl.git",
-        "GIT_CONFIG_KEY_1": "user.name", "GIT_CONFIG_VALUE_1": "A Reader", "GIT_CONFIG_KEY_2": "user.email", "GIT_CONFIG_VALUE_2": "reader@example.org"}
+        "GIT_CONFIG_KEY_1": "user.name", "GIT_CONFIG_VALUE_1": "A Reader",
+        "GIT_CONFIG_KEY_2": "user.email", "GIT_CONFIG_VALUE_2": "reader@example.org"}
     environment["PATH"] = f"{here / 'bin'}{os.pathsep}{environment['PATH']}"
     git = ["git", "-C", str(origin.folder)]
     subprocess.run([*git, "add", "--all"], env=environment, check=True, capture_output=True)
@@ -106,7 +107,8 @@ def test_the_photographs_are_small_upright_and_labelled(walked: Path) -> None:
             assert image.getexif().get(0x0112, 1) == 1
     assert sizes == {(256, 222), (222, 256)}
     lists = walked / "my-images/ImageSets/Segmentation"
-    assert sorted([*(lists / "train.txt").read_text().splitlines(), *(lists / "val.txt").read_text().splitlines()]) == sorted(row["id"] for row in rows)
+    listed = [identifier for name in ("train", "val") for identifier in (lists / f"{name}.txt").read_text().splitlines()]
+    assert sorted(listed) == sorted(row["id"] for row in rows)
 
 
 def test_the_run_is_that_of_the_photographs(walked: Path) -> None:

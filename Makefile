@@ -1,14 +1,15 @@
-## make demo        environment, pipeline on generated data, scores, what to do next
+## make demo        environment, pipeline on generated data, scores, next steps
 ## make setup       the environment alone: .venv from requirements.lock
 ## make test        all tests; make lint: ruff and mypy
 ## make validate ARCHIVE=my.tar.gz [IDS=test.txt]    an archive for the test server
 ## make ablation-rounds, ablation-psl [SEEDS=1,2,3]  queue an ablation's runs, then
 ##                  dvc exp run --run-all, make ablation-tables
+## make docs        the documentation, into docs/_build/html; make pictures: its own
 ## make bench       speed beside what is used today, 25 minutes
 ## make faults      kills, full disks, damaged and hostile files, in the long form
 ## make lock        requirements.lock anew; UPGRADE=1: newer versions
-## make audit       known vulnerabilities of the locked packages; ADVISORIES=all.zip
-##                  (a copy of the database) without network; IGNORE=ID
+## make audit       known vulnerabilities of locked packages; ADVISORIES=all.zip (a
+##                  copy of the database): without network; IGNORE=ID
 ## make clean       .venv and scratch/; what is in progress: make clean-progress
 ## Needs git and Python 3.11, 3.12 or 3.13; PYTHON=/path/to/python names another.
 # `make faults` writes docs/reliability.json; `make bench` benchmarks/results.json and docs/performance.md. With a copy of the advisories no network
@@ -22,7 +23,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults lint bench validate lock audit ablation-rounds ablation-psl ablation-tables clean clean-progress
+.PHONY: help setup demo test docs pictures faults lint bench validate lock audit ablation-rounds ablation-psl ablation-tables clean clean-progress
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -76,12 +77,20 @@ lint: setup
 	@ruff check .
 	@mypy
 
+docs: setup
+	@python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	@python -m sphinx -q -W --keep-going -b doctest -d docs/_build/doctrees docs docs/_build/doctest
+	@echo 'make: docs/_build/html/index.html'
+
+pictures: setup
+	@python -m tools.pictures
+
 bench: setup
 	@python -m benchmarks
 
 validate: setup
 	@test -n "$$ARCHIVE" || { echo "make: expected an archive: make validate ARCHIVE=my.tar.gz [IDS=list of the test ids, or an index.csv]"; exit 1; }
-	@python -m aepsl.evaluation.submission "$$ARCHIVE" --index data/index.csv $${IDS:+--ids "$$IDS"}
+	@python -m aepsl validate $${IDS:+--ids "$$IDS"} -- "$$ARCHIVE"
 
 # The two ablations: queue the runs of either, `dvc exp run --run-all`, then collect. What is cached is not trained again.
 SEEDS ?= 1,2,3
@@ -96,7 +105,7 @@ ablation-psl: setup
 	@$(QUEUE) -S last_round=r3 -S '++relabels.s2=s1' -S 'passes=[s1,s2,full]' -S 'oracles=[full]' -S last_pass=full -S segment.psl=none evaluate
 
 ablation-tables: setup
-	@python -m aepsl.evaluation.ablations --readme README.md --readme docs/reproducing.md
+	@python -m aepsl.evaluation.ablations --readme docs/results.md --readme docs/reproducing.md
 
 # Half-finished downloads and stages stay, and so does everything that `dvc repro` made.
 clean:

@@ -19,6 +19,7 @@ from aepsl.evaluation.pictures import contact_sheet, mined_overlay, overlay
 from aepsl.mining.heatmaps import class_heatmaps, normalise_heatmaps
 from aepsl.networks.files import load_classifier
 from aepsl.params import load_params
+from aepsl.report.layers import BACKGROUND, class_colours
 from aepsl.segmentation.masks import argmax_mask
 from aepsl.segmentation.scores import read_scores, read_stride
 
@@ -68,7 +69,7 @@ def erasing(run: Path, ids: Sequence[str]) -> tuple[list[list[np.ndarray | None]
             heat = normalise_heatmaps(class_heatmaps(model, seen, list(regions), scales=params.mine.scales, flip=params.mine.flip, device=device),
                                       params.mine.rule).max(0)
             line += [*([seen] if number else []), heated(seen, heat)]
-        rows.append([*line, mined_overlay(image, regions, len(models))])
+        rows.append([*line, mined_overlay(image, regions, len(models), class_colours(len(models)))])
     columns = [column for name, before in zip(names, ["", *names], strict=False)
                for column in ([f"{before} erased"] if before else []) + [f"heatmap {name}"]]
     return rows, ["image", *columns, "mined, by round"]
@@ -81,13 +82,14 @@ def labels(run: Path, ids: Sequence[str]) -> tuple[list[list[np.ndarray | None]]
     photographs = Photographs(ArchiveReader(run / "data/images.zip"), index)
     mined, saliency, merged, truth = (ArchiveReader(run / f"data/{name}.zip") for name in
                                       (f"mined/{params.last_round}", "saliency", "labels/s1", "truth"))
+    colours = (BACKGROUND, *class_colours(len(index.classes)))
     rows: list[list[np.ndarray | None]] = []
     for row in map(index.ids.index, ids):
         name, image = f"{index.ids[row]}.png", photographs[row]
         salient = saliency.mask(name) / 255
         low = np.where((salient < params.merge.background_below)[..., None], image, 255).astype(np.uint8)
-        rows.append([image, mined_overlay(image, read_mined(mined, index, row), len(params.rounds)), coloured(salient), low,
-                     *(overlay(image, masks.mask(name)) for masks in (merged, truth))])
+        rows.append([image, mined_overlay(image, read_mined(mined, index, row), len(params.rounds), class_colours(len(params.rounds))),
+                     coloured(salient), low, *(overlay(image, masks.mask(name), colours) for masks in (merged, truth))])
     return rows, ["image", "mined, by round", "saliency", "low saliency", "pseudo-label", "truth"]
 
 
@@ -96,12 +98,12 @@ def predictions(run: Path, ids: Sequence[str]) -> tuple[list[list[np.ndarray | N
     index = read_index(run / "data/index.csv").split("val")
     photographs = Photographs(ArchiveReader(run / "data/images.zip"), index)
     scores, refined, truth = (ArchiveReader(run / f"data/{name}.zip") for name in ("scores", "predictions", "truth"))
-    stride = read_stride(scores)
+    stride, colours = read_stride(scores), (BACKGROUND, *class_colours(len(index.classes)))
     rows: list[list[np.ndarray | None]] = []
     for row in map(index.ids.index, ids):
         name, image = f"{index.ids[row]}.png", photographs[row]
         rough = argmax_mask(read_scores(scores, index.ids[row]), image.shape[:2], stride=stride)
-        rows.append([image, *(overlay(image, mask) for mask in (rough, refined.mask(name), truth.mask(name)))])
+        rows.append([image, *(overlay(image, mask, colours) for mask in (rough, refined.mask(name), truth.mask(name)))])
     return rows, ["image", "before the CRF", "after the CRF", "truth"]
 
 

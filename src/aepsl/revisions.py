@@ -126,8 +126,11 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[list[Any]]:
 
 def _same(one: Any, other: Any) -> bool:
     """Equal to the pipeline: 8 and 8.0 are, 1 and true are not."""
-    return json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str) or (
-        type(one) in (int, float) and type(other) in (int, float) and one == other)
+    def number(text: str) -> float:
+        return int(float(text)) if float(text).is_integer() else float(text)
+
+    written = [json.dumps(json.loads(json.dumps(value, default=str), parse_float=number), sort_keys=True) for value in (one, other)]
+    return written[0] == written[1]
 
 
 # ---- where the files come from

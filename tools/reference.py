@@ -234,7 +234,7 @@ def commands() -> str:
         return ""
     from typer.main import get_command
 
-    from aepsl.cli import app
+    from aepsl.cli.app import app
     whole: Any = get_command(app)
     return "\n".join(_command(name, whole.commands[name]) for name in whole.commands if not whole.commands[name].hidden)
 

@@ -37,8 +37,8 @@ nitpick_ignore_regex = [("py:.*", r"(?!aepsl\.).*"), ("py:class", r"aepsl\..*\.(
 
 
 def generated(app: Any, name: str, source: list[str]) -> None:
-    """`<!-- generated: parameters -->` stands for what :mod:`tools.reference` makes of the code."""
-    source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda found: getattr(reference, found[1])(), source[0])
+    """`<!-- generated: api data -->` stands for what `tools.reference.api("data")` makes of the code."""
+    source[0] = re.sub(r"<!-- generated: (\w+)(.*?) -->", lambda found: getattr(reference, found[1])(*found[2].split()), source[0])
 
 
 def sections(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

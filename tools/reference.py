@@ -17,7 +17,7 @@ import yaml
 from aepsl.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
-PRESETS = ("shapes", "folder", "voc-animals", "voc2012-mobilenet", "voc2012-paper")
+PRESETS = ("shapes", "photos-quick", "folder", "voc-animals", "voc2012-mobilenet", "voc2012-paper")
 # Of every number and list of numbers, by its path or the end of it.
 UNITS = {
     "seed": "none", "data.shapes.train": "images", "data.shapes.val": "images", "data.shapes.size": "pixels", "mask_values": "grey level of the mask",
@@ -85,6 +85,8 @@ def meaning(path: str, notes: Mapping[str, str]) -> tuple[str, str]:
     note = notes.get(path, "")
     start = PAPER.search(note)
     told, paper = (note[:start.start()], note[start.start():]) if start else (note, "")
+    paper, _, more = paper.partition(". One more: ")
+    told += f"One more: {more}" if more else ""
     if not told and path.startswith("segment."):
         told, _ = meaning(path.replace("segment", "classify", 1), notes)
     elif not told and path.startswith(("predict.", "relabel.")):
@@ -232,16 +234,16 @@ def commands() -> str:
     """Markdown: `aepsl` and each of its commands as `--help` has them."""
     if importlib.util.find_spec("aepsl.cli") is None:
         return ""
+    from aepsl.cli.app import app
     from typer.main import get_command
 
-    from aepsl.cli.app import app
     whole: Any = get_command(app)
     return "\n".join(_command(name, whole.commands[name]) for name in whole.commands if not whole.commands[name].hidden)
 
 
 def _command(name: str, command: Any) -> str:
     required = [parameter.human_readable_name for parameter in command.params if parameter.param_type_name == "argument"]
-    lines = [f"## aepsl {name}", "", "```text", " ".join(["aepsl", name, "[OPTIONS]", *required]), "```", "", (command.help or "").replace("\b", ""), ""]
+    lines = [f"## aepsl {name}", "", "```text", " ".join(["aepsl", name, "[OPTIONS]", *required]), "```", "", command.help or "", ""]
     for parameter in command.params:
         told = (getattr(parameter, "help", "") or "").strip()
         title = parameter.human_readable_name if parameter.param_type_name == "argument" else ", ".join([*parameter.opts, *parameter.secondary_opts])
@@ -255,6 +257,16 @@ def make() -> str:
     head = [line.removeprefix("# ") for line in text.splitlines()[:text.splitlines().index("")] if line.startswith("# make ")]
     rows = [re.split(r" {2,}", line, maxsplit=1) for line in head]
     return "\n".join(["| command | does |", "|---|---|", *(f"| `{' '.join(row[0].split())}` | {row[1].strip()} |" for row in rows)])
+
+
+# ---- modules
+
+
+def api(package: str = "") -> str:
+    """Markdown: every module of a package of aepsl, or those at its top, by its docstrings."""
+    names = sorted(path.stem for path in (ROOT / "src/aepsl" / package).glob("*.py") if not path.stem.startswith("__"))
+    prefix = ".".join(filter(None, ["aepsl", package]))
+    return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {prefix}.{name}\n   :members:\n```\n" for name in names)
 
 
 # ---- pages that lie at the root

@@ -247,21 +247,21 @@ class Segmenter:
     def to_onnx(self, path: str | os.PathLike[str], *, scales: Sequence[float] | None = None, flip: bool | None = None) -> None:
         """Write the network for other runtimes; what goes in and comes out: :func:`aepsl.networks.onnx_file.write_onnx`.
 
-        Everything that :meth:`predict` does without CRF is in the graph, for one view: a segmenter that averages over several needs
-        ``scales=[1.0], flip=False``, and then its labels are those of ``predict(…, scales=[1.0], flip=False, max_side=None)``.
+        Everything that :meth:`predict` does without CRF is in the graph, the mirror image included; not several scales, so a segmenter that averages
+        over some needs ``scales=[1.0]``. Its labels are then those of ``predict(…, scales=[1.0], max_side=None)``.
 
         Raises
         ------
-        AepslError : the packages onnx and onnxscript are missing, or more than one view was asked for.
+        AepslError : the packages onnx and onnxscript are missing, or other scales than 1 were asked for.
         """
-        views = self._views(scales, flip)
-        if views != ([1.0], False):
-            raise AepslError(f"{path}: expected one view, scales [1.0] without flip, found scales {views[0]}, flip {views[1]}; "
-                             "say scales=[1.0], flip=False to leave the other views out")
+        used, mirrored = self._views(scales, flip)
+        if used != [1.0]:
+            raise AepslError(f"{path}: expected scales [1.0], found {used}; say scales=[1.0] to leave the other scales out")
         described = {"aepsl": self.info["version"], "sha256": self._loaded.sha256, "classes": ["background", *self.classes],
                      "colours": [list(colour) for colour in COLOURS[:1 + len(self.classes)]],
                      **{name: self.info[name] for name in ("trunk", "largest_side", "metrics")}}
-        write_onnx(path, self._loaded.model, output=self._package.output, prohibit_below=self._package.prohibit_below, described=described)
+        write_onnx(path, self._loaded.model, output=self._package.output, prohibit_below=self._package.prohibit_below, flip=mirrored,
+                   described=described)
 
     def _mask(self, image: np.ndarray, scores: np.ndarray, crf: tuple[CrfSettings, Backend] | None, stride: int) -> np.ndarray:
         if crf is None:

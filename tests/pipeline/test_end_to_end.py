@@ -1,7 +1,6 @@
 """The whole pipeline on a handful of tiny images: once by DVC, then what DVC and the stages make of changes to it."""
 
 import csv
-import hashlib
 import json
 import shutil
 import tarfile

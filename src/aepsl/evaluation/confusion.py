@@ -29,6 +29,12 @@ CHUNK = 16  # images per task handed to a process
 class Confusion:
     """A matrix that grows image by image and adds up over parts of the set.
 
+    >>> counts = Confusion(classes=1).add(np.array([[0, 0, 1, 1, 255]]), np.array([[0, 1, 1, 255, 1]]))
+    >>> counts.matrix.tolist()  # of the background one pixel found and one claimed by class 1; of class 1 one found and one without an answer
+    [[1, 1, 0], [0, 1, 1]]
+    >>> [round(mean_iou(counts.matrix, void_as=policy)[0], 3) for policy in ("miss", "left-out")]
+    [0.417, 0.5]
+
     Attributes
     ----------
     classes : C, number of object classes, at most 254.

@@ -22,13 +22,16 @@ EXAMPLE = (61, 77)  # height and width with which the graph is traced; it holds 
 
 
 class Whole(nn.Module):
-    """A photograph (1, H, W, 3) uint8 RGB to labels, probabilities and confidences, as ``stages/predict`` and an arg max compute them."""
+    """A photograph (1, H, W, 3) uint8 RGB to labels, probabilities and confidences, as ``stages/predict`` and an arg max compute them.
+
+    With ``flip`` the probabilities are the mean over the photograph and its mirror image.
+    """
 
     mean: Tensor
     std: Tensor
     background: Tensor
 
-    def __init__(self, model: Segmenter, *, output: Output, prohibit_below: float) -> None:
+    def __init__(self, model: Segmenter, *, output: Output, prohibit_below: float, flip: bool) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).float().cpu().eval()
         self.stride = model.trunk.output_stride
@@ -41,14 +44,17 @@ class Whole(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean).mul(255)[:, None, None])
         self.register_buffer("std", torch.tensor(preprocessing.std).mul(255)[:, None, None])
         self.register_buffer("background", torch.ones(1, 1))
-        self.output, self.prohibit_below = output, prohibit_below
+        self.output, self.prohibit_below, self.flip = output, prohibit_below, flip
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         height, width = image.shape[1], image.shape[2]
         inputs = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        scores, class_scores = self.model(inputs.flip(1) if self.bgr else inputs)
-        probabilities = scores.softmax(1)
-        confidences = None if class_scores is None else label_probabilities(class_scores, self.output)
+        probabilities, confidences = self._view(inputs.flip(1) if self.bgr else inputs)
+        if self.flip:
+            mirrored, again = self._view(inputs.flip(1, 3) if self.bgr else inputs.flip(3))
+            # Mirrored back pixel by pixel: where the width is no multiple of the stride plus one, the two grids do not lie on each other.
+            probabilities = (probabilities + between(mirrored, width, self.stride, axis=3).flip(3)[:, :, :, ::self.stride]) / 2
+            confidences = None if confidences is None or again is None else (confidences + again) / 2
         if confidences is not None:
             possible = torch.cat([self.background, (confidences >= self.prohibit_below).float()], 1)
             probabilities = probabilities * possible[:, :, None, None]
@@ -56,6 +62,10 @@ class Whole(nn.Module):
         full = between(between(probabilities, width, self.stride, axis=3), height, self.stride, axis=2)
         labels = full.argmax(1).to(torch.uint8)
         return (labels, probabilities) if confidences is None else (labels, probabilities, confidences)
+
+    def _view(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        scores, class_scores = self.model(inputs)
+        return scores.softmax(1), None if class_scores is None else label_probabilities(class_scores, self.output)
 
 
 def between(values: Tensor, length: int, stride: int, *, axis: int) -> Tensor:
@@ -68,7 +78,8 @@ def between(values: Tensor, length: int, stride: int, *, axis: int) -> Tensor:
     return (values.index_select(axis, after) - first) * (share[:, None] if axis == 2 else share) + first
 
 
-def write_onnx(path: str | os.PathLike[str], model: Segmenter, *, output: Output, prohibit_below: float, described: Mapping[str, Any]) -> None:
+def write_onnx(path: str | os.PathLike[str], model: Segmenter, *, output: Output, prohibit_below: float, flip: bool,
+               described: Mapping[str, Any]) -> None:
     """Write the file; the metadata of the graph say what is in it.
 
     It takes ``image`` (1, H, W, 3) uint8 RGB, upright, any H and W, and gives ``labels`` (1, H, W) uint8, 0 = background, classes below their
@@ -78,6 +89,7 @@ def write_onnx(path: str | os.PathLike[str], model: Segmenter, *, output: Output
     Parameters
     ----------
     output : how the branch's scores become confidences.
+    flip : average over the mirror image too.
     described : plain values for the metadata, each written as JSON.
 
     Raises
@@ -85,7 +97,7 @@ def write_onnx(path: str | os.PathLike[str], model: Segmenter, *, output: Output
     AepslError : the packages onnx and onnxscript are missing, or the graph would be larger than a file of ONNX can be.
     """
     onnx = _require_onnx(path)
-    whole = Whole(model, output=output, prohibit_below=prohibit_below).eval().requires_grad_(False)
+    whole = Whole(model, output=output, prohibit_below=prohibit_below, flip=flip).eval().requires_grad_(False)
     names = ["labels", "probabilities"] + ([] if model.classify is None else ["confidences"])
     image = torch.zeros(1, *EXAMPLE, 3, dtype=torch.uint8)
     with torch.no_grad():
@@ -93,7 +105,7 @@ def write_onnx(path: str | os.PathLike[str], model: Segmenter, *, output: Output
                                          dynamic_shapes=({1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC},))
     proto = program.model_proto
     _tidy(proto)
-    told = {**described, "stride": whole.stride, "prohibit_below": None if model.classify is None else prohibit_below,
+    told = {**described, "stride": whole.stride, "flip": flip, "prohibit_below": None if model.classify is None else prohibit_below,
             "image": "(1, H, W, 3) uint8, RGB, upright", "labels": "(1, H, W) uint8, numbers of classes"}
     onnx.helper.set_model_props(proto, {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                                         for name, value in told.items()})

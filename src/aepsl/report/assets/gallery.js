@@ -278,6 +278,7 @@ const gallery = (() => {
     form.elements.q.oninput = later(take, 120);
     form.elements.least.oninput = later(take, 250);
     form.onreset = (event) => { event.preventDefault(); const {q, split, class: chosen, failure, least, sort, page} = DEFAULTS; form.elements.q.value = ""; go({q, split, class: chosen, failure, least, sort, page}); };
+    by("filter-box").open = !matchMedia("(max-width: 46rem)").matches;
     by("size").onchange = () => go({size: Number(by("size").value), page: 1});
     by("opacity").oninput = () => { state.opacity = Number(by("opacity").value); opacity(); };
     by("opacity").onchange = () => go({opacity: Number(by("opacity").value)});

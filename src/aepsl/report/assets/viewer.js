@@ -92,8 +92,8 @@ const viewer = (() => {
   function number() {
     const key = gallery.state.layer, place = layers().findIndex((layer) => layer.key === key);
     if (place >= 0 || key === "photo") return place;
-    const likely = layers().findIndex((layer) => layer.kind === "classes");
-    return likely >= 0 ? likely : layers().length - 1;
+    const likely = ["after", "labels", "merged"].map((one) => layers().findIndex((layer) => layer.key === one)).find((found) => found >= 0);
+    return likely ?? layers().length - 1;
   }
 
   const pick = (place) => { off = false; gallery.go({layer: place < 0 ? "photo" : layers()[place].key}); };
@@ -113,7 +113,8 @@ const viewer = (() => {
     by("sheet").replaceChildren(...parts);
     note(layer && !drawn ? `${layer.title}: nothing there` : "");
     for (const button of by("strip").children) button.setAttribute("aria-pressed", String(Number(button.dataset.place) === place));
-    by("strip").querySelector("[aria-pressed=true]")?.scrollIntoView({block: "nearest", inline: "nearest"});
+    const chosen = by("strip").querySelector("[aria-pressed=true]"), room = by("strip").clientWidth - chosen.offsetWidth;
+    by("strip").scrollLeft = Math.max(chosen.offsetLeft - by("strip").offsetLeft - room + 8, Math.min(by("strip").scrollLeft, chosen.offsetLeft - by("strip").offsetLeft - 8));
     legend(layer);
     fit();
     measure(drawn);

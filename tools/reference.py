@@ -234,8 +234,9 @@ def commands() -> str:
     """Markdown: `aepsl` and each of its commands as `--help` has them."""
     if importlib.util.find_spec("aepsl.cli") is None:
         return ""
-    from aepsl.cli.app import app
     from typer.main import get_command
+
+    from aepsl.cli.app import app
 
     whole: Any = get_command(app)
     return "\n".join(_command(name, whole.commands[name]) for name in whole.commands if not whole.commands[name].hidden)

@@ -83,7 +83,7 @@ bench: setup
 
 validate: setup
 	@test -n "$$ARCHIVE" || { echo "make: expected an archive: make validate ARCHIVE=my.tar.gz [IDS=list of the test ids, or an index.csv]"; exit 1; }
-	@python -m aepsl.evaluation.submission "$$ARCHIVE" --index data/index.csv $${IDS:+--ids "$$IDS"}
+	@python -m aepsl validate $${IDS:+--ids "$$IDS"} -- "$$ARCHIVE"
 
 # The two ablations: queue the runs of either, `dvc exp run --run-all`, then collect. What is cached is not trained again.
 SEEDS ?= 1,2,3

@@ -15,7 +15,7 @@ from stages import run
 PARAMS = ("merge.indoor_classes", "refine.crf", "refine.backend")
 
 
-def main(p: Any, compute: Compute, state: State, *, index: str, classifier: str, out: str) -> int:
+def main(p: Any, compute: Compute, state: State, *, index: str, classifier: str, out: str, heatmaps: str) -> int:
     classes = read_index(index).classes
     if len(classes) < 2:
         raise AepslError(f"data.classes: expected two classes or more, found {len(classes)}: without another class "
@@ -28,8 +28,10 @@ def main(p: Any, compute: Compute, state: State, *, index: str, classifier: str,
     save_blank(classifier)
     with ArchiveWriter(out) as archive:
         write_rounds(archive, [])
+    with ArchiveWriter(heatmaps):
+        pass
     return 0
 
 
 if __name__ == "__main__":
-    run(main, params=PARAMS, inputs=("index",), outputs=("classifier", "out"))
+    run(main, params=PARAMS, inputs=("index",), outputs=("classifier", "out", "heatmaps"))

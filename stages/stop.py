@@ -1,4 +1,4 @@
-"""stop: what every round left, and the last useful one, told from images and their labels alone."""
+"""stop: what every round left, and the last useful one, told from images and their labels alone; and how every classifier learned."""
 
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,9 @@ def main(p: Any, compute: Compute, state: State, *, index: str, mined: str, sali
         sums.merge(part)
     rows = [entry | row for entry, row in zip(record, sums.rows(), strict=True)]
     number = last_useful_round(rows)
+    curves = [{"training": f"classify@{entry['round']}", "epoch": epoch, "loss": loss}
+              for entry in record for epoch, loss in zip(entry.get("epochs", []), entry.get("losses", []), strict=True)]
+    write_csv(Path(out) / "losses.csv", curves, ("training", "epoch", "loss"))
     write_csv(Path(out) / "stop.csv", [{name: row[name] for name in COLUMNS} for row in rows], COLUMNS)
     write_json(Path(out) / "stop.json", {"last_useful_round": number, "rounds": len(rows)})
     if number < len(rows):

@@ -224,6 +224,13 @@ class Evaluate(Group):
     void_as: Literal["miss", "background", "left-out"]
 
 
+class Report(Group):
+    """How large the report's pictures are, pixels of the longer side."""
+
+    thumbnail: Annotated[int, Field(ge=16, le=1024)]
+    side: Annotated[int, Field(ge=16, le=4096)]
+
+
 class Compute(Group):
     """Where and how parallel a run is; never part of what is cached."""
 
@@ -265,6 +272,7 @@ class Params(Group):
     predict: Predict
     refine: Refine
     evaluate: Evaluate
+    report: Report
     compute: Compute
 
     @model_validator(mode="after")

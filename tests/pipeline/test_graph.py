@@ -26,7 +26,10 @@ SHELL = {"stages/__init__.py", *(f"src/aepsl/{name}.py" for name in ("params", "
          *(f"src/aepsl/resume/{name}.py" for name in ("interrupt", "state", "parts", "inputs"))}
 CHAINS = {"rounds", "last_round", "passes", "relabels", "oracles", "last_pass"}  # they shape the graph; listing one would redo every round
 HIDDEN = {"data/truth.zip", "data/raw.zip"}  # raw.zip holds the masks too
-SCORING = {"evaluate", "rounds", "oracle", "gallery"}
+SCORING = {"evaluate", "rounds", "oracle", "gallery", "report"}
+# What a module reads beside itself: templates of the page, and its scripts and styles.
+READ_WITH = {"src/aepsl/report/page.py": ("src/aepsl/report/assets", "src/aepsl/report/templates")}
+TELLING = {"package"}  # reads scores to pass them on, never the truth itself
 GATE = "prepare"  # it parts the truth from the rest
 ORACLE = "oracle_labels"  # hands the truth to a pass named in oracles: none as shipped
 
@@ -106,7 +109,7 @@ def leaks(stages: dict[str, Stage]) -> list[str]:
     for _ in stages:
         hidden |= {out for stage in stages.values() if stage.name != GATE and hidden & set(stage.deps) for out in stage.outs}
     return [f"{stage.name} reads {path}, made by {makers[path].name}"
-            for stage in stages.values() if stage.base not in SCORING | {GATE} for path in stage.deps if path in hidden]
+            for stage in stages.values() if stage.base not in SCORING | TELLING | {GATE} for path in stage.deps if path in hidden]
 
 
 def upstream(stages: dict[str, Stage], path: str) -> set[str]:
@@ -119,7 +122,9 @@ def test_nothing_before_scoring_reads_the_truth(shipped) -> None:
     assert leaks(shipped) == []
     ancestors = upstream(shipped, "data/predictions.zip")
     assert {"saliency", "classify@r3", "mine@r1", "merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine"} <= ancestors
-    assert ancestors.isdisjoint(SCORING)
+    assert ancestors.isdisjoint(SCORING | TELLING)
+    told = {out for stage in shipped.values() if stage.base in TELLING for out in stage.outs}
+    assert told.isdisjoint(path for stage in shipped.values() for path in stage.deps)
     readers = {stage.base for stage in shipped.values() if HIDDEN & set(stage.deps)}
     assert readers == {GATE, *SCORING}
 
@@ -134,9 +139,19 @@ def test_an_oracle_is_the_only_way_from_the_truth_to_a_network(supervised) -> No
     assert all("oracle" in stage.name for stage in supervised.values() if "data/truth.zip" in stage.deps and stage.base not in SCORING)
 
 
+def test_the_report_shows_what_was_scored_and_nothing_depends_on_it(shipped) -> None:
+    report = shipped["report"]
+    made_of = {stage.name for stage in shipped.values() for out in stage.outs
+               if any(out == dep or out.startswith(f"{dep}/") for dep in report.deps)}
+    assert {"evaluate", "rounds", "refine", "predict", "merge", "mine@r3", "saliency", "prepare", *(f"classify@r{n}" for n in (1, 2, 3)),
+            "segment@s1", "segment@s2", "relabel@s2"} == made_of
+    assert not [stage.name for stage in shipped.values() for dep in stage.deps if dep.startswith("report")]
+
+
 def test_naming_an_oracle_leaves_the_method_as_it_is(shipped, supervised) -> None:
     assert set(supervised) - set(shipped) == {"oracle_labels@full", "segment@full"}
-    assert {name for name in shipped if supervised[name] != shipped[name]} == {"predict", "evaluate", "gallery"}
+    assert {name for name in shipped if supervised[name] != shipped[name]} == {"predict", "evaluate", "gallery", "report"}
+TELLING = {"package"}  # reads scores to pass them on, never the truth itself
 
 
 def test_the_bound_alone_trains_no_other_segmenter(folder) -> None:
@@ -196,7 +211,7 @@ def closure(file: str) -> set[str]:
     while todo:
         path = todo.pop()
         if path not in found and path not in SHELL and not path.endswith("/__init__.py"):
-            found.add(path)
+            found.update((path, *READ_WITH.get(path, ())))
             todo.extend(imports(path))
     return found
 
@@ -219,8 +234,14 @@ def test_no_import_hides_from_the_closure() -> None:
         tree = ast.parse(path.read_text())
         called = {ast.unparse(node.func).rpartition("importlib.")[2] for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert called.isdisjoint({"import_module", "__import__", "exec", "eval"}), f"{path}: a module may be loaded unseen"
-        if path.name == "__init__.py" and path.parent.name != "stages":
+        if path == ROOT / "src/aepsl/__init__.py":
+            loaded = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert loaded == ["from typing import TYPE_CHECKING, Any"]
+        elif path.name == "__init__.py" and path.parent.name != "stages":
             assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in tree.body), f"{path}: more than a docstring"
+        else:  # the names for users, which aepsl loads when asked, would hide the modules they come from
+            taken = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "aepsl" for alias in node.names}
+            assert not [name for name in taken if not (ROOT / "src/aepsl" / name).is_dir() and not (ROOT / f"src/aepsl/{name}.py").is_file()], path
 
 
 def test_the_closure_follows_imports_inside_functions_and_of_packages() -> None:
@@ -259,7 +280,8 @@ def test_declared_parameters_and_options_are_those_of_the_stage(stage: str, supe
 
 
 def test_every_parameter_is_tracked_except_where_and_how_long_to_run(shipped) -> None:
-    tracked = {name for stage in shipped.values() for name in stage.params}
+    assert set(shipped["report"].params) == set(PARAMS) - {"compute"}  # the page shows them all
+    tracked = {name for stage in shipped.values() if stage.name != "report" for name in stage.params} | {"report"}
     groups = {name.partition(".")[0] for name in tracked}
     assert groups == set(PARAMS) - CHAINS - {"compute"}
     for group in groups - tracked:  # tracked in parts
@@ -297,7 +319,8 @@ def test_small_files_for_git_never_stand_under_outs() -> None:
     """An uncached file under outs: would switch off DVC's run-cache for the stage."""
     for name, definition in DEFINITIONS.items():
         assert all(isinstance(out, str) for out in definition.get("outs", ())), name
-        assert not any(isinstance(out, str) and out.startswith(("metrics/", "report/")) for out in definition.get("outs", ())), name
+        small = ("metrics/",) if name == "report" else ("metrics/", "report/")
+        assert not any(isinstance(out, str) and out.startswith(small) for out in definition.get("outs", ())), name
 
 
 # ---- longer and shorter chains
@@ -309,14 +332,14 @@ def test_a_fourth_round_joins_the_chain(folder, shipped) -> None:
     assert {"data/mined/r3.zip", "data/weights/classify.pth"} <= set(grown["classify@r4"].deps)
     assert {"data/mined/r3.zip", "models/classifier/r4.pt"} <= set(grown["mine@r4"].deps)
     changed = {name for name in shipped if grown[name] != shipped[name]}
-    assert changed == {"merge", "stop", "evaluate", "rounds", "oracle", "gallery"}
+    assert changed == {"merge", "stop", "evaluate", "rounds", "oracle", "gallery", "report"}
     assert all("data/mined/r4.zip" in grown[name].deps and "data/mined/r3.zip" not in grown[name].deps for name in changed)
 
 
 @pytest.mark.parametrize("rounds", [PARAMS["rounds"], {"r1": "r0"}], ids=["rounds kept", "rounds removed"])
 def test_fewer_rounds_change_only_what_reads_the_last(folder, shipped, rounds: dict[str, str]) -> None:
     shrunk = resolve(folder, **TWO_PASSES, rounds=rounds, last_round="r1")
-    assert {name for name in shrunk if shrunk[name] != shipped[name]} == {"merge", "stop", "evaluate", "rounds", "oracle", "gallery"}
+    assert {name for name in shrunk if shrunk[name] != shipped[name]} == {"merge", "stop", "evaluate", "rounds", "oracle", "gallery", "report"}
     assert [path for path in shrunk["merge"].deps if path.startswith("data/mined/")] == ["data/mined/r1.zip"]
     assert upstream(shrunk, "data/predictions.zip").isdisjoint({"classify@r2", "mine@r2", "classify@r3", "mine@r3"})
 

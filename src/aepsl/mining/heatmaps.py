@@ -58,6 +58,14 @@ def normalise_heatmaps(heatmaps: np.ndarray, rule: str) -> np.ndarray:
     return scaled
 
 
+def on_grid(maps: Tensor, stride: int) -> Tensor:
+    """Normalised heatmaps (…, H, W) in [0, 1] on every ``stride``-th pixel, to be stored: (…, ⌈H / stride⌉, ⌈W / stride⌉) uint8, times 255.
+
+    The network tells no more than that, and full-size floats would be some hundred times as many bytes.
+    """
+    return (maps[..., ::stride, ::stride] * 255).round().to(torch.uint8)
+
+
 def batch_confidences(model: Classifier, images: Tensor, *, scale: float, output: Output) -> Tensor:
     """Class confidences p (B, C) float32 of images (B, H, W, 3) uint8 RGB resized by ``scale``: best the middle of the scales trained on."""
     [(inputs, _)] = seen_in(images, model.trunk.preprocessing, [scale], flip=False)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Colour = tuple[int, int, int]  # RGB
 Kind = Literal["heat", "regions", "rounds", "grey", "classes", "errors"]
 
 
@@ -16,7 +17,8 @@ class Layer:
     key : short name, unique within its split, e.g. ``heat-r1``.
     title : e.g. ``heatmap, round r1``.
     kind : how to read its colours: ``heat`` and ``grey`` a scale from 0 to 1, ``regions`` one colour, ``rounds`` a colour per round,
-        ``classes`` a colour per class and a hatching for ignored pixels, ``errors`` a colour per :data:`ERRORS`.
+        ``classes`` a colour per class and a hatching for ignored pixels, ``errors`` a colour per :data:`ERRORS` and one for what is right.
+        Pictures of ``heat`` have fewer pixels than the photograph, to be drawn smoothly over the whole of it; all others have its own.
     """
 
     key: str
@@ -25,6 +27,11 @@ class Layer:
 
 
 ERRORS = ("missed", "spilled", "confused")  # of an object's pixels: called background; of the background's: called an object; another class
+# Okabe and Ito's colours, told apart by colour-blind readers. The layers are painted with these, and the page's legend and pointer read them.
+ERROR_COLOURS: tuple[Colour, ...] = ((0, 114, 178), (213, 94, 0), (240, 228, 66))
+RIGHT_COLOUR: Colour = (0, 158, 115)  # of an object's pixels that are neither missed nor confused
+REGION_COLOUR: Colour = (230, 159, 0)
+HEAT_COLOURS: tuple[Colour, ...] = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # at 0, 1/4 … 1, linear between
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,14 @@ class Gallery:
     ids, splits : of N images.
     sizes : (width, height) of the photographs, pixels.
     labels : numbers of the image-level labels of each, from 1.
-    scores : IoU over the classes in truth or mask, and the shares of :data:`ERRORS`, each N long; None where there is no truth.
+    scores : ``iou``, the mean over the classes in truth or mask, and the shares of :data:`ERRORS` (:func:`aepsl.report.layers.scores_of`),
+        each N long; None where there is no truth. Of training images the pseudo-labels are scored, of val images the predictions.
     """
 
     classes: Sequence[str]
-    colours: Sequence[tuple[int, int, int]]
+    colours: Sequence[Colour]
     rounds: Sequence[str]
-    round_colours: Sequence[tuple[int, int, int]]
+    round_colours: Sequence[Colour]
     layers: Mapping[str, Sequence[Layer]]
     ids: Sequence[str]
     splits: Sequence[str]

@@ -72,9 +72,11 @@ DATA = ("stages.download --out data/raw.zip",
         "stages.prepare --raw data/raw.zip --images data/images.zip --truth data/truth.zip --index data/index.csv "
         "--mean-pixel data/mean_pixel.json --metrics metrics",
         "stages.weights --classify data/weights/classify.pth --segment data/weights/segment.pth",
-        "stages.start --index data/index.csv --classifier models/classifier/r0.pt --out data/mined/r0.zip")
+        "stages.start --index data/index.csv --classifier models/classifier/r0.pt --out data/mined/r0.zip "
+        "--heatmaps data/heatmaps/r0.zip")
 CLASSIFY = ("stages.classify --step r1 --images data/images.zip --index data/index.csv --mean-pixel data/mean_pixel.json "
             "--weights data/weights/classify.pth --previous models/classifier/r0.pt --erased data/mined/r0.zip "
             "--out models/classifier/r1.pt --curve metrics/classifier/r1.csv")
 MINE = ("stages.mine --step r1 --images data/images.zip --index data/index.csv --mean-pixel data/mean_pixel.json "
-        "--classifier models/classifier/r1.pt --erased data/mined/r0.zip --out data/mined/r1.zip")
+        "--classifier models/classifier/r1.pt --erased data/mined/r0.zip --seen data/heatmaps/r0.zip --out data/mined/r1.zip "
+        "--heatmaps data/heatmaps/r1.zip")

@@ -64,7 +64,8 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
     scale = math.sqrt(math.prod(settings.scale))
     held = held_out_accuracy(model, as_erased(held_out), scale=scale, engine=engine)
     save_model(out, model, network=network, classes=rows.classes,
-               facts={"round": step, "final_loss": rows_of_curve[-1]["loss"], "scale": scale, "held_out_images": len(held_out),
+               facts={"round": step, "epochs": [row["epoch"] for row in rows_of_curve], "losses": [row["loss"] for row in rows_of_curve],
+                      "final_loss": rows_of_curve[-1]["loss"], "scale": scale, "held_out_images": len(held_out),
                       "held_out_accuracy": held and held.accuracy, "chance": held and held.chance})
     return round(rows_of_curve[-1]["epoch"] * len(rows))
 

@@ -71,8 +71,9 @@ def main(p: Any, compute: Compute, state: State, *, step: str, images: str, inde
             mined, maps = ({name.removeprefix(kind): data for name, data in entries.items() if name.startswith(kind)} for kind in (REGION, HEAT))
             archive.update(mined)
             for label in np.flatnonzero(rows.labels[row]) + 1:
-                names = [f"{rows.ids[row]}/{label}/{earlier}.png" for earlier in range(1, number + 1)]
-                heat.update({name: maps[name] if name in maps else heat_before.read(name) for name in names if name in maps or name in heat_before})
+                heat_of = [f"{rows.ids[row]}/{label}/{earlier}.png" for earlier in range(1, number + 1)]
+                heat.update({name: heat_before.read(name) for name in heat_of[:-1] if name in heat_before})
+                heat.update({name: maps[name] for name in heat_of[-1:] if name in maps})
             if mined:
                 area += float(np.mean(np.logical_or.reduce([decode_indices(region) > 0 for region in mined.values()])))
         write_rounds(archive, [*rounds, {**content["facts"], "mined_area": area / max(1, len(rows))}])

@@ -32,7 +32,8 @@ def main(p: Any, compute: Compute, state: State, *, images: str, index: str, hea
     sources = Sources.of(rows, **archives, labels=None if labels == merged else (p.last_pass, ArchiveReader(labels)), rounds=names,
                          void_as=p.evaluate.void_as, sides=(p.report.thumbnail, p.report.side))
     (folder / "index.html").unlink(missing_ok=True)  # it is written last: where it is, all of it is there
-    shutil.rmtree(folder / "data", ignore_errors=True)
+    for old in ("data", "assets"):
+        shutil.rmtree(folder / old, ignore_errors=True)
 
     def entries(some: range) -> Any:
         return in_processes(partial(image_entries, sources=sources), some, processes=compute.processes, alone=ALONE)

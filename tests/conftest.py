@@ -1,6 +1,7 @@
 """Helpers that several tests share: throw-away checkouts of the pipeline, and ways to run it in them."""
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests fork: a child does not inherit the threads that torch, once imported, computes with, and would wait for them for ever.
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
-TRACKED = ("dvc.yaml", "params.yaml", "stages", "src", ".dvc/config", ".dvcignore", ".gitignore")
+TRACKED = ("dvc.yaml", "params.yaml", "stages", "src", ".dvc/config", ".dvc/plots", ".dvcignore", ".gitignore")
 # The whole method on a handful of images.
 TINY: dict[str, Any] = {
     "rounds": {"r1": "r0", "r2": "r1"}, "last_round": "r2", "passes": ["s1", "s2"], "relabels": {"s2": "s1"}, "last_pass": "s2",
@@ -122,6 +123,15 @@ def lock(work: Checkout) -> dict[str, Any]:
     """The stages of a checkout's dvc.lock."""
     stages: dict[str, Any] = yaml.safe_load((work / "dvc.lock").read_text())["stages"]
     return stages
+
+
+def dvc_md5(path: Path) -> str:
+    """What dvc.lock says of a file or a folder: the MD5 of its bytes, or of the list of its files and theirs."""
+    if not path.is_dir():
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    files = sorted((file.relative_to(path).as_posix(), dvc_md5(file)) for file in path.rglob("*") if file.is_file())
+    content = json.dumps([{"md5": digest, "relpath": name} for name, digest in files], sort_keys=True)
+    return f"{hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()}.dir"
 
 
 def commands(work: Checkout, *names: str) -> list[str]:

@@ -56,7 +56,7 @@ class FaultList(AepslError):  # noqa: N818 - a list, not one error
 
 
 _ADVICE = {
-    errno.ENOSPC: "the disk is full: free some space, or move the project; `python -m aepsl.resume` and `dvc gc --workspace` tell what could go",
+    errno.ENOSPC: "the disk is full: free some space, or move the project; `aepsl clean` and `dvc gc --workspace` tell what could go",
     errno.EDQUOT: "your quota is used up: free some space",
     errno.EFBIG: "the file is larger than this file system or your limit (ulimit -f) allows",
     errno.EROFS: "the file system is read-only: mount it for writing, or move the project",
@@ -73,11 +73,15 @@ _MEMORY = ("memory ran out: lower compute.processes or compute.workers, raise tr
            "or close other programs")
 
 
-def explained(error: BaseException) -> str | None:
-    """What the machine did to us, for a user: a full disk, too little memory, a worker that was killed. None = a fault of the program."""
+def explained(error: BaseException, *, again: str = " Then run `dvc repro` again; what was finished is kept") -> str | None:
+    """What the machine did to us, for a user: a full disk, too little memory, a worker that was killed. None = a fault of the program.
+
+    Parameters
+    ----------
+    again : a last sentence, for what to do when the cause is gone.
+    """
     names = {kind.__name__ for kind in type(error).__mro__}
     text = " ".join(str(error).split())[:300]
-    again = " Then run `dvc repro` again; what was finished is kept"
     if isinstance(error, OSError) and error.errno in _ADVICE:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}: {_ADVICE[error.errno]}.{again}"

@@ -330,6 +330,9 @@ def pass_faults(passes: Sequence[str], relabels: dict[str, str], oracles: Sequen
 def chain_to(chain: Mapping[str, str], start: str, last: str) -> list[str]:
     """The steps from the first after ``start`` up to ``last``, in order.
 
+    >>> chain_to({"r1": "r0", "r2": "r1", "r3": "r2"}, "r0", "r2")
+    ['r1', 'r2']
+
     Raises
     ------
     KeyError : the chain does not lead back to ``start``.

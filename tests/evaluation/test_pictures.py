@@ -7,36 +7,32 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from aepsl.data.index import Index
-from aepsl.evaluation.pictures import ROUND_COLOURS, contact_sheet, mined_overlay, overlay, spread
+from aepsl.evaluation.pictures import contact_sheet, mined_overlay, overlay, spread
+
+COLOURS = [(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)]
 
 
 def index_of(count: int) -> Index:
     return Index(("c",), tuple(f"i{row}" for row in range(count)), ("val",) * count, np.ones((count, 2), int), np.ones((count, 1), bool))
 
 
-def test_a_mask_lies_over_the_image_in_voc_colours_with_void_white_and_background_dimmed():
-    image = np.full((1, 4, 3), 100, np.uint8)
-    found = overlay(image, np.array([[0, 1, 15, 255]], np.uint8))
+def test_a_mask_lies_over_the_image_in_its_classes_colours_with_the_background_dimmed_and_void_hatched():
+    image = np.full((1, 6, 3), 100, np.uint8)
+    found = overlay(image, np.array([[0, 1, 2, 255, 255, 255]], np.uint8), COLOURS)
     assert found.dtype == np.uint8
-    # 0.5 · 100; 0.35 · 100 + 0.65 · (128, 0, 0), (192, 128, 128), (255, 255, 255)
-    np.testing.assert_allclose(found[0], [[50, 50, 50], [118, 35, 35], [159, 118, 118], [200, 200, 200]], atol=1)
+    # 0.5 · 100; 0.35 · 100 + 0.65 · (230, 159, 0), (86, 180, 233); every third void pixel white, the others 0.5 · 100 + 90
+    np.testing.assert_allclose(found[0], [[50, 50, 50], [184, 138, 35], [90, 152, 186], [255, 255, 255], [140, 140, 140], [140, 140, 140]], atol=1)
     assert (image == 100).all()
 
 
-def test_mined_pixels_have_the_colour_of_their_round_up_to_the_one_asked_for():
-    image = np.full((1, 4, 3), 100, np.uint8)
-    mined = {1: np.array([[0, 1, 0, 3]], np.uint8), 2: np.array([[0, 0, 2, 0]], np.uint8)}
-    tints = [np.array(ROUND_COLOURS[place]) * 0.65 + 35 for place in range(3)]
-    plain = np.full(3, 60)
-    for number, expected in ((0, [plain] * 4), (1, [plain, tints[0], plain, plain]), (2, [plain, tints[0], tints[1], plain]),
-                             (3, [plain, *tints])):
-        np.testing.assert_allclose(mined_overlay(image, mined, number)[0], expected, atol=1)
-
-
-def test_more_rounds_than_colours_start_over():
-    image = np.zeros((1, 2, 3), np.uint8)
-    first, sixth = mined_overlay(image, {1: np.array([[1, 6]], np.uint8)}, 6)[0]
-    np.testing.assert_array_equal(first, sixth)
+def test_mined_pixels_have_the_colour_of_the_first_round_to_find_them_up_to_the_one_asked_for():
+    image = np.full((1, 5, 3), 100, np.uint8)
+    mined = {1: np.array([[0, 1, 0, 3, 1]], np.uint8), 2: np.array([[0, 0, 2, 0, 2]], np.uint8)}
+    tints = [np.array(colour) * 0.65 + 35 for colour in COLOURS[1:]]
+    plain = np.full(3, 50)
+    for number, expected in ((0, [plain] * 5), (1, [plain, tints[0], plain, plain, tints[0]]), (2, [plain, *tints[:2], plain, tints[0]]),
+                             (3, [plain, *tints, tints[0]])):
+        np.testing.assert_allclose(mined_overlay(image, mined, number, COLOURS[1:])[0], expected, atol=1)
 
 
 def test_rows_are_spread_from_the_first_to_the_last():
@@ -69,3 +65,13 @@ def test_a_contact_sheet_keeps_proportions_and_leaves_gaps_empty():
 @pytest.mark.parametrize("rows", [[], [[None]], [[np.zeros((1, 300, 3), np.uint8)]]])
 def test_a_contact_sheet_of_little_or_of_extremes(rows):
     assert Image.open(io.BytesIO(contact_sheet(rows, ["a"]))).size == (4 + 148, 18 + 148)
+
+
+def test_a_legend_stands_below_and_goes_on_in_another_line_where_it_is_long():
+    legend = [("one", COLOURS[1]), ("ignored", None), ("\x1b[2J a very long name of a class, much longer than the picture is wide", COLOURS[2])]
+    plain, told = (np.asarray(Image.open(io.BytesIO(contact_sheet([[None]], ["a"], legend=names)))) for names in ([], legend))
+    assert (told[:plain.shape[0]] == plain).all()
+    below = told[plain.shape[0]:].reshape(-1, 3)
+    assert {COLOURS[1], COLOURS[2], (255, 255, 255), (90, 90, 90)} <= set(map(tuple, below.tolist()))
+    rows = [np.flatnonzero((told == colour).all(-1).any(1)).min() for colour in COLOURS[1:3]]
+    assert rows[1] - rows[0] == 20

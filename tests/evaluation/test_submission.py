@@ -3,9 +3,6 @@
 import bz2
 import gzip
 import io
-import os
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -22,7 +19,7 @@ from aepsl.data import voc
 from aepsl.data.archive import decode_indices, encode_mask, voc_palette
 from aepsl.data.index import Index, write_index
 from aepsl.errors import AepslError, FaultList
-from aepsl.evaluation.submission import VOC_FOLDER, VOC_LAYOUT, Layout, expected_images, layout_of, main, write_submission
+from aepsl.evaluation.submission import VOC_FOLDER, VOC_LAYOUT, Layout, expected_images, layout_of, write_submission
 from aepsl.evaluation.submission_check import submission_faults
 
 SIZES = {"2008_1": (6, 4), "2008_2": (4, 6), "2008_3": (5, 5)}
@@ -418,31 +415,3 @@ def test_a_missing_list_a_missing_index_and_one_without_test_images_are_named(tm
     write_index(Index(("cat",), ("a",), ("val",), np.array([(2, 2)]), np.zeros((1, 1), bool)), tmp_path / "index.csv")
     with pytest.raises(AepslError, match=r"index\.csv: expected images of the split test, found none; or name the list"):
         expected_images(None, tmp_path / "index.csv")
-
-
-# ---- the command
-
-
-def test_the_command_sums_up_a_sound_archive(tmp_path: Path, index: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = packed(tmp_path / "my.tar.gz", list(sound().items()))
-    assert main([str(path), "--index", str(index)]) == 0
-    assert capsys.readouterr().out == f"{path}: sound. 3 masks in {VOC_FOLDER}/, values 0 to 20\n"
-    assert main([str(path), "--ids", str(listed(tmp_path, "\n".join(SIZES)))]) == 0
-    assert capsys.readouterr().out.endswith("values 0 to 20 (not checked: the size of 3, which the index does not have)\n")
-
-
-def test_the_command_lists_every_fault_however_many(tmp_path: Path, index: Path) -> None:
-    ids = listed(tmp_path, "".join(f"2009_{number}\n" for number in range(70)))
-    path = packed(tmp_path / "my.tar.gz", list(sound().items()))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
-    result = subprocess.run([sys.executable, "-m", "aepsl.evaluation.submission", path, "--index", index, "--ids", ids],
-                            capture_output=True, text=True, env=environment, check=False)
-    assert result.returncode == 1
-    assert result.stderr.startswith(f"{path}: 73 fault(s); the server would refuse or misread it\n")
-    assert len(result.stderr.splitlines()) == 74
-    assert result.stdout == ""
-
-
-def test_the_command_explains_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "my.tar.gz"), "--index", str(tmp_path / "index.csv")]) == 1
-    assert "index.csv: no such file" in capsys.readouterr().err

@@ -1,19 +1,18 @@
 """A tiny pipeline that has run once, and its stages to be run again under a fault and compared with what they made then."""
 
-import hashlib
 import os
 import re
 import shutil
 import time
 import zipfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from tests.conftest import TINY, Checkout
+from tests.conftest import TINY, Checkout, dvc_md5
 from tests.faults.warm import Injection, Run, Warm, living
 
 # Two rounds and two passes; every stage has several steps or images, so that it can be stopped between them.
@@ -76,7 +75,10 @@ def resolve(pipeline: dict[str, Any], params: dict[str, Any]) -> dict[str, Job]:
             outputs = [fill(path_of(entry), names) for kind in ("outs", "metrics", "plots") for entry in body.get(kind, ())]
             inputs = [fill(entry, names) for entry in body.get("deps", ())]
             jobs[name] = Job(name, fill(body["cmd"], names), tuple(path for path in inputs if path.startswith(ARTEFACTS)), tuple(outputs))
-    return jobs
+    made = [path for job in jobs.values() for path in job.outputs]
+    # A folder as input means all that is made in it.
+    return {name: replace(job, inputs=tuple(path for given in job.inputs for path in made if path == given or path.startswith(f"{given}/")))
+            for name, job in jobs.items()}
 
 
 def in_order(jobs: dict[str, Job]) -> list[Job]:
@@ -96,7 +98,8 @@ def in_order(jobs: dict[str, Job]) -> list[Job]:
 
 
 def digest(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    """What a file or folder holds; None = neither is there."""
+    return dvc_md5(path) if path.exists() else None
 
 
 class Bench:
@@ -153,7 +156,7 @@ class Bench:
     def keep(self, path: str, source: Path) -> None:
         self.expected[path] = str(digest(source))
         (self.store / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, self.store / path)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, self.store / path)
 
     def finish(self, job: Job, *, inject: Sequence[Injection] = (), **environment: str) -> Run:
         """Run a stage to its end, which must be a good one."""
@@ -183,6 +186,10 @@ class Bench:
     def put_back(self, path: str) -> None:
         target = self.work / path
         target.parent.mkdir(parents=True, exist_ok=True)
+        if (self.store / path).is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(self.store / path, target, copy_function=os.link)
+            return
         target.unlink(missing_ok=True)
         os.link(self.store / path, target)
 

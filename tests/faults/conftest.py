@@ -22,5 +22,5 @@ def warm(tmp_path_factory):
 def bench(checkout, warm, tmp_path_factory) -> Bench:
     """The finished pipeline. A test resets the stage it wants, so that none sees what another left."""
     bench = Bench(checkout(SMALL), warm, tmp_path_factory.mktemp("store"))
-    bench.make(without=() if os.environ.get("AEPSL_FAULTS") == "long" else ("stop", "rounds", "oracle", "gallery"))
+    bench.make(without=() if os.environ.get("AEPSL_FAULTS") == "long" else ("stop", "package", "rounds", "oracle", "gallery", "report"))
     return bench

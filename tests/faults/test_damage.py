@@ -1,6 +1,5 @@
 """Files that are truncated, flipped in a bit, emptied, exchanged or gone: noticed by name or without influence, never a wrong result."""
 
-import hashlib
 import os
 import random
 import signal
@@ -12,14 +11,16 @@ import pytest
 import torch
 import yaml
 
+from tests.conftest import dvc_md5
 from tests.faults.bench import STATE, Bench, Job, assert_explained
 from tests.faults.reliability import record
 
 LONG = os.environ.get("AEPSL_FAULTS") == "long"
 STAGES = ("prepare", "saliency", "start", "classify@r1", "classify@r2", "mine@r1", "mine@r2", "merge", "segment@s1", "segment@s2", "relabel@s2",
-          "predict", "refine", "export", "evaluate", *(("stop", "rounds", "oracle", "gallery") if LONG else ()))
+          "predict", "refine", "export", "evaluate", *(("stop", "package", "rounds", "oracle", "gallery") if LONG else ()))
 # Two artefacts of a kind, of which one is put in the other's place.
 ALIKE = {"data/mined/r0.zip": "data/mined/r1.zip", "data/mined/r1.zip": "data/mined/r2.zip", "data/mined/r2.zip": "data/mined/r1.zip",
+         **{f"data/heatmaps/r{number}.zip": f"data/heatmaps/r{number ^ 1}.zip" for number in (0, 1)}, "data/heatmaps/r2.zip": "data/heatmaps/r1.zip",
          "data/labels/s1.zip": "data/labels/s2.zip", "data/labels/s2.zip": "data/labels/s1.zip", "data/saliency.zip": "data/labels/s1.zip",
          "models/classifier/r0.pt": "models/classifier/r1.pt", "models/classifier/r1.pt": "models/classifier/r2.pt",
          "models/classifier/r2.pt": "models/segmenter/s1.pt", "models/segmenter/s1.pt": "models/segmenter/s2.pt",
@@ -27,7 +28,8 @@ ALIKE = {"data/mined/r0.zip": "data/mined/r1.zip", "data/mined/r1.zip": "data/mi
          "data/predictions.zip": "data/truth.zip", "data/scores.zip": "data/predictions.zip", "data/raw.zip": "data/images.zip",
          "data/weights/classify.pth": "models/classifier/r2.pt", "data/weights/segment.pth": "models/classifier/r1.pt",
          "data/index.csv": "data/mean_pixel.json", "data/mean_pixel.json": "data/index.csv", "metrics/stop.csv": "data/index.csv",
-         "metrics/stop.json": "data/mean_pixel.json"}
+         "metrics/stop.json": "data/mean_pixel.json", "metrics/val.json": "metrics/pseudo_labels.json",
+         "metrics/pseudo_labels.json": "metrics/val.json"}
 
 
 def truncated(data: bytes, rng: random.Random) -> bytes:
@@ -62,7 +64,7 @@ def damaged(bench: Bench, path: str, kind: str, rng: random.Random) -> bytes:
 def locked(bench: Bench) -> str:
     """What DVC would have written down of the artefacts, in the form of dvc.lock."""
     def out(path: str) -> dict[str, str]:
-        return {"path": path, "hash": "md5", "md5": hashlib.md5((bench.store / path).read_bytes(), usedforsecurity=False).hexdigest()}
+        return {"path": path, "hash": "md5", "md5": dvc_md5(bench.store / path)}
 
     stages = {job.name: {"cmd": job.command, "outs": [out(path) for path in job.outputs]} for job in bench.jobs.values()}
     return yaml.safe_dump({"schema": "2.0", "stages": stages})

@@ -17,7 +17,7 @@ LONG = os.environ.get("AEPSL_FAULTS") == "long"
 TRAINING = ("classify@r1", "segment@s1")
 BY_IMAGE = ("saliency", "mine@r2", "relabel@s2", "predict", "refine")
 EVERY = ("download", "prepare", "weights", "saliency", "start", "classify@r1", "mine@r1", "classify@r2", "mine@r2", "merge", "segment@s1",
-         "relabel@s2", "segment@s2", "predict", "refine", "export", "evaluate", *(("stop", "rounds", "oracle", "gallery") if LONG else ()))
+         "relabel@s2", "segment@s2", "predict", "refine", "export", "evaluate", *(("stop", "package", "rounds", "oracle", "gallery") if LONG else ()))
 SOME = EVERY if LONG else ("prepare", "classify@r1")
 
 

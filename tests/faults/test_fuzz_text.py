@@ -175,8 +175,8 @@ def test_indexes(tmp_path: Path) -> None:
 
 SMALL_FILES: dict[str, tuple[str, Any]] = {
     "dataset.json": ("dataset.json", {"source": "folder", "classes": ["cat", "dog"], "mask_values": {"cat": 1, "dog": 2}, "labels": "xml"}),
-    "rounds.json": ("rounds.json", [{"round": "r1", "final_loss": 0.04, "held_out_images": 0, "held_out_accuracy": None, "scale": 1.0,
-                                     "mined_area": 0.1}]),
+    "rounds.json": ("rounds.json", [{"round": "r1", "epochs": [1], "losses": [0.04], "final_loss": 0.04, "held_out_images": 0,
+                                     "held_out_accuracy": None, "scale": 1.0, "mined_area": 0.1}]),
     "grid.json": ("grid.json", {"stride": 8}), "mean_pixel.json": ("mean_pixel.json", {"mean_pixel": [120.5, 3.0, 255]})}
 
 

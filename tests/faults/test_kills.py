@@ -17,11 +17,12 @@ from tests.faults.bench import Bench, Job, gone
 from tests.faults.reliability import record
 from tests.faults.warm import Injection
 
+LONG = os.environ.get("AEPSL_FAULTS") == "long"
 STAGES = ("download", "download:shapes", "prepare", "saliency", "classify@r1", "classify@r2", "mine@r1", "mine@r2", "merge", "segment@s1",
-          "relabel@s2", "segment@s2", "predict", "refine", "export", "evaluate")
+          "relabel@s2", "segment@s2", "predict", "refine", "export", "evaluate", *(("report",) if LONG else ()))
 # Their work goes on where it was saved; the others take so little time that they begin again.
 RESUMES = set(STAGES) - {"download", "prepare", "export", "evaluate"}
-KILLS = int(os.environ.get("AEPSL_KILLS") or (256 if os.environ.get("AEPSL_FAULTS") == "long" else len(STAGES)))
+KILLS = int(os.environ.get("AEPSL_KILLS") or (256 if LONG else len(STAGES)))
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EXPLAINED = {128 + signal.SIGTERM: "ended by SIGTERM", 128 + signal.SIGINT: "ended by SIGINT"}
 

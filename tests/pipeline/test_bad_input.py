@@ -198,7 +198,7 @@ def test_a_missing_weights_file_is_named(checkout) -> None:
             "weights/of-mine.pth: no such weights file; set network.weights to none, imagenet or the path of a file")
 
 
-START = {"index": "data/index.csv", "classifier": "models/classifier/r0.pt", "out": "data/mined/r0.zip"}
+START = {"index": "data/index.csv", "classifier": "models/classifier/r0.pt", "out": "data/mined/r0.zip", "heatmaps": "data/heatmaps/r0.zip"}
 HEADER = "id,split,width,height,cat,dog\na,train,40,30,1,0\n"
 
 

@@ -1,7 +1,6 @@
 """The whole pipeline on a handful of tiny images: once by DVC, then what DVC and the stages make of changes to it."""
 
 import csv
-import hashlib
 import json
 import shutil
 import tarfile
@@ -16,11 +15,11 @@ import pytest
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices
 from aepsl.data.index import read_index
 from aepsl.evaluation.truth import truth_digest
-from tests.conftest import TINY, commands, lock, running, succeed
+from tests.conftest import TINY, commands, dvc_md5, lock, running, succeed
 
 LABELLING = {"download", "prepare", "weights", "saliency", "start", "classify@r1", "mine@r1", "classify@r2", "mine@r2"}
 LEARNING = {"merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine", "export"}
-SCORING = {"evaluate", "rounds", "oracle", "gallery"}
+SCORING = {"evaluate", "package", "rounds", "oracle", "gallery", "report"}
 
 
 @pytest.fixture
@@ -183,7 +182,7 @@ def test_another_run_with_other_workers_gives_the_same_bytes(changed) -> None:
     succeed(changed.stages(commands(changed)))
     expected = {out["path"]: out["md5"] for stage in lock(changed).values() for out in stage["outs"]}
     assert len(expected) > 25
-    found = {path: hashlib.md5((changed / path).read_bytes(), usedforsecurity=False).hexdigest() for path in expected}
+    found = {path: dvc_md5(changed / path) for path in expected}
     assert {path for path in expected if found[path] != expected[path]} == set()
 
 
@@ -209,15 +208,15 @@ def test_fewer_rounds_train_no_classifier(changed, rounds: dict[str, str]) -> No
 
 def test_a_parameter_runs_its_stage_and_what_follows(changed) -> None:
     changed.set({"evaluate.void_as": "background"})
-    assert would_run(changed) == {"evaluate", "rounds", "oracle"}
+    assert would_run(changed) == {"evaluate", "package", "rounds", "oracle", "report"}
     changed.set({"evaluate.void_as": "miss", "segment.classification_weight": 0.5})
-    assert would_run(changed) == LEARNING - {"merge"} | {"evaluate", "gallery"}
+    assert would_run(changed) == LEARNING - {"merge"} | {"evaluate", "package", "gallery", "report"}
 
 
 def test_a_changed_module_runs_the_stages_that_import_it(changed) -> None:
     with (changed / "src/aepsl/segmentation/crf.py").open("a") as file:
         file.write("# another line\n")
-    assert would_run(changed) == {"relabel@s2", "segment@s2", "predict", "refine", "export", "evaluate", "gallery"}
+    assert would_run(changed) == {"relabel@s2", "segment@s2", "predict", "refine", "export", "evaluate", "package", "gallery", "report"}
 
 
 @pytest.mark.parametrize("psl", ["none", "true-labels"])

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from PIL import Image
 from aepsl.data import voc
 from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_indices, encode_mask
 from aepsl.data.index import Index, read_index, write_index
-from aepsl.evaluation.submission import main
 from aepsl.networks.files import save_model
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import build_trunk
@@ -90,10 +90,13 @@ def test_every_test_image_reaches_the_archive(exported: Any) -> None:
     assert "export: 2 masks in data/submission.tar.gz, sound for the VOC test server" in printed
 
 
-def test_the_command_agrees(exported: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_agree(exported: Any) -> None:
     work = exported[0]
-    assert main([str(work / "data/submission.tar.gz"), "--index", str(work / "data/index.csv")]) == 0
-    assert "sound. 2 masks in results/VOC2012/" in capsys.readouterr().out
+    command = partial(work.call, "python", "-m", "aepsl", PYTHONPATH=str(work / "src"))
+    assert "sound. 2 masks in results/VOC2012/" in succeed(command("validate", "data/submission.tar.gz"))
+    said = succeed(command("export", "data/predictions.zip", "--out", "again.tar.gz"))
+    assert "again.tar.gz: 2 masks in results/VOC2012/" in said
+    assert (work / "again.tar.gz").read_bytes() == (work / "data/submission.tar.gz").read_bytes()
 
 
 def with_predictions(work: Any, classes: tuple[str, ...], splits: dict[str, str], masks: dict[str, np.ndarray]) -> Any:

@@ -29,6 +29,7 @@ HIDDEN = {"data/truth.zip", "data/raw.zip"}  # raw.zip holds the masks too
 SCORING = {"evaluate", "rounds", "oracle", "gallery", "report"}
 # What a module reads beside itself: templates of the page, and its scripts and styles.
 READ_WITH = {"src/aepsl/report/page.py": ("src/aepsl/report/assets", "src/aepsl/report/templates")}
+TELLING = {"package"}  # reads scores to pass them on, never the truth itself
 GATE = "prepare"  # it parts the truth from the rest
 ORACLE = "oracle_labels"  # hands the truth to a pass named in oracles: none as shipped
 
@@ -108,7 +109,7 @@ def leaks(stages: dict[str, Stage]) -> list[str]:
     for _ in stages:
         hidden |= {out for stage in stages.values() if stage.name != GATE and hidden & set(stage.deps) for out in stage.outs}
     return [f"{stage.name} reads {path}, made by {makers[path].name}"
-            for stage in stages.values() if stage.base not in SCORING | {GATE} for path in stage.deps if path in hidden]
+            for stage in stages.values() if stage.base not in SCORING | TELLING | {GATE} for path in stage.deps if path in hidden]
 
 
 def upstream(stages: dict[str, Stage], path: str) -> set[str]:
@@ -121,7 +122,9 @@ def test_nothing_before_scoring_reads_the_truth(shipped) -> None:
     assert leaks(shipped) == []
     ancestors = upstream(shipped, "data/predictions.zip")
     assert {"saliency", "classify@r3", "mine@r1", "merge", "segment@s1", "relabel@s2", "segment@s2", "predict", "refine"} <= ancestors
-    assert ancestors.isdisjoint(SCORING)
+    assert ancestors.isdisjoint(SCORING | TELLING)
+    told = {out for stage in shipped.values() if stage.base in TELLING for out in stage.outs}
+    assert told.isdisjoint(path for stage in shipped.values() for path in stage.deps)
     readers = {stage.base for stage in shipped.values() if HIDDEN & set(stage.deps)}
     assert readers == {GATE, *SCORING}
 
@@ -148,6 +151,7 @@ def test_the_report_shows_what_was_scored_and_nothing_depends_on_it(shipped) -> 
 def test_naming_an_oracle_leaves_the_method_as_it_is(shipped, supervised) -> None:
     assert set(supervised) - set(shipped) == {"oracle_labels@full", "segment@full"}
     assert {name for name in shipped if supervised[name] != shipped[name]} == {"predict", "evaluate", "gallery", "report"}
+TELLING = {"package"}  # reads scores to pass them on, never the truth itself
 
 
 def test_the_bound_alone_trains_no_other_segmenter(folder) -> None:
@@ -230,8 +234,14 @@ def test_no_import_hides_from_the_closure() -> None:
         tree = ast.parse(path.read_text())
         called = {ast.unparse(node.func).rpartition("importlib.")[2] for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert called.isdisjoint({"import_module", "__import__", "exec", "eval"}), f"{path}: a module may be loaded unseen"
-        if path.name == "__init__.py" and path.parent.name != "stages":
+        if path == ROOT / "src/aepsl/__init__.py":
+            loaded = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert loaded == ["from typing import TYPE_CHECKING, Any"]
+        elif path.name == "__init__.py" and path.parent.name != "stages":
             assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in tree.body), f"{path}: more than a docstring"
+        else:  # the names for users, which aepsl loads when asked, would hide the modules they come from
+            taken = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "aepsl" for alias in node.names}
+            assert not [name for name in taken if not (ROOT / "src/aepsl" / name).is_dir() and not (ROOT / f"src/aepsl/{name}.py").is_file()], path
 
 
 def test_the_closure_follows_imports_inside_functions_and_of_packages() -> None:

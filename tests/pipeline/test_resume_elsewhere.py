@@ -100,7 +100,8 @@ def test_a_changed_parameter_starts_afresh_and_so_does_changed_code(prepared, wh
 def test_what_was_left_behind_is_listed_and_pruned(prepared, tmp_path: Path) -> None:
     work = prepared.copy(tmp_path / "checkout")
     dies(work, tmp_path / "state")
-    listing = [sys.executable, "-m", "aepsl.resume"]
-    assert str(work.folder) in succeed(work.call(*listing, AEPSL_STATE=str(tmp_path / "state")))
-    assert "removed: 1" in succeed(work.call(*listing, "--prune", AEPSL_STATE=str(tmp_path / "state")))
+    listing = [sys.executable, "-m", "aepsl", "clean"]
+    there = {"AEPSL_STATE": str(tmp_path / "state"), "PYTHONPATH": str(work / "src")}
+    assert str(work.folder) in succeed(work.call(*listing, **there))
+    assert "removed: 1 item" in succeed(work.call(*listing, "--prune", **there))
     assert list((tmp_path / "state").iterdir()) == []

@@ -86,7 +86,7 @@ def test_rounds_mine_what_is_left_and_keep_what_was_mined_for_every_class(tmp_pa
     def one_round(step: str, before: str) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
         out = tmp_path / f"{step}.zip"
         mine.main(settings, HERE, NO_STATE, step=step, images=images, index=index, mean_pixel=str(tmp_path / "mean.json"), classifier=step,
-                  erased=before, out=str(out))
+                  erased=before, seen=f"{before}.heat", out=str(out), heatmaps=f"{out}.heat")
         archive = ArchiveReader(out)
         return {name: decode_indices(archive.read(name))[0].tolist() for name in archive if name.endswith(".png")}, read_rounds(archive)
 
@@ -99,6 +99,12 @@ def test_rounds_mine_what_is_left_and_keep_what_was_mined_for_every_class(tmp_pa
     # Red 10 10 80 0 0 10: above 40. Green 10 10 0 90 30 10: above 45.
     # Second image: its own class alone mined, so pixel 5 still has red 95. Red 10 10 80 0 0 95: above 47.5.
     assert regions == {"i0/1.png": [1, 1, 2, 0, 0, 0], "i0/2.png": [0, 0, 0, 2, 0, 1], "i1/1.png": [1, 1, 2, 0, 0, 2]}
+    # The heatmaps those were cut from, of both rounds: of 255, over their own range.
+    heat = ArchiveReader(tmp_path / "r2.zip.heat")
+    assert {name: decode_indices(heat.read(name))[0].tolist() for name in heat} == {
+        "i0/1/1.png": [255, 191, 102, 0, 0, 121], "i0/1/2.png": [32, 32, 255, 0, 0, 32],
+        "i0/2/1.png": [0, 0, 0, 115, 38, 255], "i0/2/2.png": [28, 28, 0, 255, 85, 28],
+        "i1/1/1.png": [255, 191, 102, 0, 0, 121], "i1/1/2.png": [27, 27, 215, 0, 0, 255]}
     assert [(row["round"], row["final_loss"]) for row in rounds] == [("r1", 0.5), ("r2", 0.5)]
     assert [row["mined_area"] for row in rounds] == pytest.approx([(3 / 6 + 2 / 6) / 2, (5 / 6 + 4 / 6) / 2])
 
@@ -123,8 +129,10 @@ def test_a_later_round_mines_only_where_its_classifier_is_surest_and_by_its_own_
         for step in ("r1", "r2"):
             out = str(tmp_path / f"{step}.zip")
             mine.main(settings, HERE, NO_STATE, step=step, images=images, index=index, mean_pixel=str(tmp_path / "mean.json"), classifier=step,
-                      erased=before, out=out)
+                      erased=before, seen=f"{before}.heat", out=out, heatmaps=f"{out}.heat")
             before = out
+        # An image that a round does not ask has no heatmap of it.
+        assert ArchiveReader(f"{out}.heat").names() == ["i0/1/1.png", "i0/1/2.png", "i1/1/1.png", *(["i1/1/2.png"] if share == 1 else [])]
         return {name: decode_indices(ArchiveReader(out).read(name))[0].tolist() for name in ("i0/1.png", "i1/1.png")}
 
     # Round 2 sees red 0 0 80 60 in the first image, 0 0 0 3 in the second, whose green now outweighs it.

@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 # Those that run a network or the CRF, or write tensors.
-WITH_TORCH = {"weights", "classify", "mine", "segment", "relabel", "predict", "refine", "oracle"}
+WITH_TORCH = {"weights", "classify", "mine", "segment", "relabel", "predict", "refine", "package", "oracle"}
 IMPORTED = """
 import importlib, json, sys
 found = {}

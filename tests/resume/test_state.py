@@ -179,21 +179,6 @@ def test_a_folder_without_a_readable_description_is_a_leftover_too(tmp_path: Pat
     assert leftovers(tmp_path / "nowhere") == []
 
 
-def test_the_command_lists_and_prunes(tmp_path: Path) -> None:
-    interrupted(tmp_path / "scratch/state", "classify@r1", KEY)
-    env = {name: value for name, value in os.environ.items() if name != "AEPSL_STATE"}
-
-    def call(*options: str) -> str:
-        command = [sys.executable, "-m", "aepsl.resume", *options]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
-
-    assert "classify@r1" in call()
-    assert "left over: 1" in call()
-    assert "removed: 1" in call("--prune")
-    assert "nothing left over" in call()
-    assert list((tmp_path / "scratch/state").iterdir()) == []
-
-
 # ---- one run at a time
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Checkout, commands, running
+from tests.conftest import Checkout, commands, dvc_md5, running
 from tests.faults.reliability import record
 from tests.sharing.conftest import LONG, do, kill, kill_when, md5_of, object_path, objects, point, start
 
 CRF = {"refine.custom.bilateral_weight": 8.0}
 INPUTS_OF_REFINE = {"data/images.zip", "data/index.csv", "data/scores.zip"}
-INPUTS_OF_WHAT_FOLLOWS = {"data/truth.zip", "data/labels/s1.zip", "data/mined/r2.zip", "data/saliency.zip"}
+INPUTS_OF_WHAT_FOLLOWS = {"data/truth.zip", "data/labels/s1.zip", "data/mined/r2.zip", "data/saliency.zip", "models/segmenter/s1.pt",
+                          "data/heatmaps/r2.zip"}
 ARTEFACT = "data/images.zip"  # the one that the page lets go bad
 
 
@@ -52,10 +53,10 @@ def colleague(author, place, page, s3):
 
 def test_a_changed_crf_runs_refine_and_what_follows_and_fetches_their_inputs_alone(author, colleague, s3) -> None:
     work, output, moved = colleague
-    assert running(output) == ["refine", "export", "evaluate", "gallery"]
+    assert running(output) == ["refine", "export", "evaluate", "package", "gallery", "report"]
     sizes, whole = objects(author / ".dvc/cache"), s3.keys("aepsl")
     assert sorted(moved) == sorted(sizes[md5] for md5 in md5s(author, INPUTS_OF_REFINE | INPUTS_OF_WHAT_FOLLOWS))
-    assert not (work / "models").exists()
+    assert sorted(path.relative_to(work / "models").as_posix() for path in (work / "models").rglob("*.pt")) == ["aepsl.pt", "segmenter/s1.pt"]
     counts = {"bytes_moved_by_B": sum(moved), "bytes_of_whole_cache": sum(sizes[md5] for md5 in whole),
               "objects_moved_by_B": len(moved), "objects_of_whole_cache": len(whole)}
     print(json.dumps(counts))
@@ -69,7 +70,8 @@ def test_a_change_comes_back_as_a_branch_and_only_new_objects_are_pushed(author,
     work = colleague[0]
     before = s3.keys("aepsl")
     do(work, page.lines("Change one thing in a fresh clone", 2))
-    assert s3.keys("aepsl") - before == md5s(work, ["data/predictions.zip", "report/val.png"])
+    page = {dvc_md5(path) for path in (work / "report").rglob("*") if path.suffix in (".js", ".html") and path.name != "run.js"}
+    assert s3.keys("aepsl") - before == md5s(work, ["data/predictions.zip", "models/aepsl.pt", "report/val.png"]) | (page - before)
 
     # And the two branches are compared, number by number and curve by curve.
     reader = author.copy(tmp_path / "reader")

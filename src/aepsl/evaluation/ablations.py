@@ -2,7 +2,7 @@
 
     python -m aepsl.evaluation.ablations                     # collect DVC's finished experiments, print the tables
     python -m aepsl.evaluation.ablations --runs DIR          # and plain folders that hold params.yaml and metrics/
-    python -m aepsl.evaluation.ablations --readme README.md  # and put the tables between its markers
+    python -m aepsl.evaluation.ablations --readme docs/results.md  # and put the tables between its markers
 
 Rows go to rounds.csv, psl.csv and per_class.csv; those of other data sets, variants and seeds stay. settings.json says under which
 parameters the rows of a data set were measured: rows of other settings are refused, never mixed in.

@@ -2,19 +2,14 @@
 
 The server takes a .tar.gz that holds ``results/VOC2012/Segmentation/comp6_test_cls/<id>.png`` for every image of the test list: palette
 PNGs of 8 bits in VOC's colours with the values 0 to 20, each of its image's size. The check works on archives from anywhere:
-
-    python -m aepsl.evaluation.submission my.tar.gz --index data/index.csv --ids test.txt
-
-See :mod:`aepsl.evaluation.submission_check` for what is checked.
+see :mod:`aepsl.evaluation.submission_check` for what is checked, and ``aepsl validate`` for the command.
 """
 
-import argparse
 import gzip
 import io
-import sys
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +24,7 @@ from aepsl.evaluation.submission_check import submission_faults
 
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 DATE = 315_532_800  # 1980-01-01, as in the project's zips; some versions of tar warn of 0
-BY_LIST = "or name the list of test ids with --ids (make validate IDS=…)"
+BY_LIST = "or name the list of test ids with --ids"
 
 
 @dataclass(frozen=True)
@@ -75,6 +70,24 @@ def write_submission(path: Path, ids: Iterable[str], mask_of: Callable[[str], np
     write_atomically(path, buffer.getvalue())
 
 
+def export_checked(path: Path, sizes: Mapping[str, Size | None], mask_of: Callable[[str], np.ndarray], *, layout: Layout, advice: str) -> None:
+    """:func:`write_submission`, kept only if it is sound.
+
+    Parameters
+    ----------
+    sizes : the ids, with width and height of their images, None = unknown.
+    advice : what to do about masks that are not.
+
+    Raises
+    ------
+    FaultList : every fault; what was there under the name before is gone too.
+    """
+    write_submission(path, sizes, mask_of, layout=layout)
+    if faults := submission_faults(path, sizes, folder=layout.folder, highest=layout.highest):
+        path.unlink()
+        raise FaultList(f"{path}: {len(faults)} fault(s) in what was predicted, so it is not kept; {advice}", faults)
+
+
 def expected_images(ids: Path | None, index: Path | None) -> tuple[dict[str, Size | None], Layout]:
     """The ids to expect with their images' sizes, and the layout.
 
@@ -111,28 +124,3 @@ def expected_images(ids: Path | None, index: Path | None) -> tuple[dict[str, Siz
 def _size(row: np.ndarray) -> Size:
     width, height = row.tolist()
     return width, height
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check an archive from the command line: exit status 0 and a summary, or 1 and all faults."""
-    parser = argparse.ArgumentParser(prog="python -m aepsl.evaluation.submission", description="Check an archive for the test server.")
-    parser.add_argument("archive", type=Path, help=".tar.gz")
-    parser.add_argument("--index", type=Path, help="index.csv of the data set, with the images' sizes")
-    parser.add_argument("--ids", type=Path, help="list of the test ids, or another index.csv; default: the test split of --index")
-    given = parser.parse_args(arguments)
-    try:
-        sizes, layout = expected_images(given.ids, given.index)
-        faults = submission_faults(given.archive, sizes, folder=layout.folder, highest=layout.highest)
-        if faults:
-            raise FaultList(f"{given.archive}: {len(faults)} fault(s); the server would refuse or misread it", faults, shown=len(faults))
-    except AepslError as error:
-        print(error, file=sys.stderr)
-        return 1
-    measured = sum(size is not None for size in sizes.values())
-    unmeasured = "" if measured == len(sizes) else f" (not checked: the size of {len(sizes) - measured}, which the index does not have)"
-    print(f"{given.archive}: sound. {len(sizes)} masks in {layout.folder}/, values 0 to {layout.highest}{unmeasured}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,6 +22,10 @@ def merge(mined: dict[int, np.ndarray], saliency: np.ndarray, *, background_belo
     -------
     (H, W) uint8: c where class c alone claims the pixel, 0 where none does and saliency is low, otherwise 255, that is
     where several classes claim it, where a mined pixel has low saliency, and where nothing claims it.
+
+    >>> mined = {3: np.array([[True, True, False, False]])}
+    >>> merge(mined, np.array([[0.9, 0.0, 0.9, 0.0]]), background_below=0.06).tolist()
+    [[3, 255, 255, 0]]
     """
     low = saliency < background_below
     claims = np.zeros(saliency.shape, np.uint8)

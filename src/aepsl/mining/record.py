@@ -9,6 +9,8 @@ from aepsl.errors import AepslError, shown
 ENTRY = "rounds.json"
 MOST_ROUNDS = 255  # a mined pixel holds the number of its round in 8 bits
 
+CURVE = ("epochs", "losses")  # of the round's classifier: lists of the same length
+
 
 def write_rounds(archive: ArchiveWriter, rounds: list[dict[str, Any]]) -> None:
     """Add the record; the n-th entry tells of the pixels whose value is n."""
@@ -27,6 +29,11 @@ def read_rounds(archive: ArchiveReader) -> list[dict[str, Any]]:
     for entry in rounds:
         if not isinstance(entry, dict) or not isinstance(entry.get("round"), str) or not entry["round"].isprintable():
             raise AepslError(f"{archive.describe(ENTRY)}: expected the name of every round, found {shown(entry)}; {again}")
-        if wrong := [value for name, value in entry.items() if name != "round" and type(value) not in (int, float, type(None))]:
+        epochs, losses = (entry.get(name, []) for name in CURVE)
+        if not (isinstance(epochs, list) and isinstance(losses, list) and len(epochs) == len(losses)):
+            raise AepslError(f"{archive.describe(ENTRY)}: expected a loss for each of its epochs, found {shown([epochs, losses])} in round "
+                             f"{entry['round']}; {again}")
+        values = [value for name, value in entry.items() if name not in ("round", *CURVE)]
+        if wrong := [value for value in (*values, *epochs, *losses) if type(value) not in (int, float, type(None))]:
             raise AepslError(f"{archive.describe(ENTRY)}: expected numbers, found {shown(wrong[0])} in round {entry['round']}; {again}")
     return rounds

@@ -18,8 +18,7 @@ from aepsl.data.samples import Photographs, read_mined
 from aepsl.errors import AepslError
 from aepsl.evaluation.confusion import Confusion, VoidAs
 from aepsl.report.facts import Gallery, Layer, Overview
-from aepsl.report.layers import (BACKGROUND, Panels, class_colours, judged, painted, predicted_layers, scores_of,
-                                 train_layers)
+from aepsl.report.layers import BACKGROUND, Panels, class_colours, judged, painted, predicted_layers, scores_of, stride_of, train_layers
 from aepsl.report.shards import PER_SHARD, image_json, index_script, shard_name, shard_script
 from aepsl.resume.parts import Entries
 from aepsl.segmentation.masks import argmax_mask
@@ -64,8 +63,8 @@ class Sources:
         known = {split for identifier, split in zip(index.ids, index.splits, strict=True) if f"{identifier}.png" in truth}
         layers = {split: train_layers(rounds, labels and labels[0], truth=split in known) if split == "train"
                   else predicted_layers(truth=split in known) for split in SPLITS if split in index.splits}
-        return cls(index=index, photographs=Photographs(images, index), truth=truth, scores=scores, labels=labels, rounds=tuple(rounds), layers=layers,
-                   stride=read_stride(scores), **others)
+        return cls(index=index, photographs=Photographs(images, index), truth=truth, scores=scores, labels=labels, rounds=tuple(rounds),
+                   layers=layers, stride=read_stride(scores), **others)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,6 +102,11 @@ class Sources:
             if plane.shape[:2] != (height, width):
                 raise AepslError(f"{name}: {key}: expected {width}×{height} pixels, as the index says, found {plane.shape[1]}×{plane.shape[0]}; "
                                  "they belong to different data, run `dvc repro`")
+        for step, maps in heat.items():
+            for label, plane in maps.items():
+                if stride_of(plane.shape, (width, height)) is None:
+                    raise AepslError(f"{name}: heatmap of class {label}, round {step}: expected a grid of {width}×{height} pixels, found "
+                                     f"{plane.shape[1]}×{plane.shape[0]} cells; they belong to different data, run `dvc repro`")
         return Panels(photograph, heat, mined, planes)
 
 
@@ -116,9 +120,11 @@ def image_entries(row: int, sources: Sources) -> Entries:
     panels, split = sources.panels(row), sources.index.splits[row]
     entries: Entries = {}
     for kind, side in zip(SIDES, sources.sides, strict=True):
-        photo, layers = painted(panels, sources.layers[split], sources.rounds, sources.colours, side, void_as=sources.void_as, per_class=kind == "full")
+        photo, layers = painted(panels, sources.layers[split], sources.rounds, sources.colours, side, void_as=sources.void_as,
+                                per_class=kind == "full")
         entries[kind] = image_json(_text(photo), [
-            {label: _text(picture) for label, picture in layer.items()} if isinstance(layer, dict) else layer and _text(layer) for layer in layers])
+            {label: _text(picture) for label, picture in layer.items()} if isinstance(layer, dict) else _text(layer) if layer else None
+            for layer in layers])
     if "truth" in panels.planes:
         matrix = Confusion(len(sources.index.classes)).add(panels.planes["truth"], panels.planes[judged(panels.planes)],
                                                            name=sources.index.ids[row]).matrix

@@ -233,10 +233,9 @@ def photo(image: np.ndarray, size: tuple[int, int]) -> bytes:
 def painted_classes(mask: np.ndarray, size: tuple[int, int], colours: Sequence[Colour]) -> bytes:
     """A mask (H, W) uint8 in the colours of background and classes: background transparent, void hatched."""
     small = _nearest(mask, size).astype(np.int16)
-    rows, columns = np.indices(small.shape, sparse=True)
-    void = small == VOID
+    void, slant = small == VOID, np.add.outer(np.arange(small.shape[0]), np.arange(small.shape[1]))
     small[void] = len(colours)
-    small[void & ((rows + columns) % HATCH_STEP >= HATCH_LINE)] = len(colours) + 1
+    small[void & (slant % HATCH_STEP >= HATCH_LINE)] = len(colours) + 1
     return _png(small, [(*BACKGROUND, 0), *((*colour, 255) for colour in colours[1:]), *HATCH])
 
 
@@ -245,15 +244,17 @@ def painted_grey(plane: np.ndarray, size: tuple[int, int]) -> bytes:
     picture = Image.fromarray(plane)
     small = np.asarray(picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR))
     shades = np.linspace(0, 255, GREY_LEVELS).round().astype(int).tolist()
-    return _png((small * (GREY_LEVELS - 1) / 255).round().astype(np.int16), [(shade, shade, shade, 255) for shade in shades])
+    return _png((small * ((GREY_LEVELS - 1) / 255)).round().astype(np.int16), [(shade, shade, shade, 255) for shade in shades])
 
 
 def painted_heat(heat: np.ndarray, full: tuple[int, int], size: tuple[int, int]) -> bytes:
     """Heat (h, w) uint8 on every s-th pixel of an image of width and height ``full``, for a picture of it of ``size``."""
     step = stride_of(heat.shape, full)
+    if step is None:
+        raise ValueError(f"expected heat on a grid of {full[0]}×{full[1]} pixels, found {heat.shape[1]}×{heat.shape[0]} cells")
     small = resized_size(size, 1 / HEAT_SHRINK)
     # Its first cell lies on the middle of the image's first pixel; what lies behind the last one repeats it.
-    start, (right, bottom) = 0.5 - 0.5 / step, ((side - 0.5) / step + 0.5 for side in full)
+    start, right, bottom = 0.5 - 0.5 / step, (full[0] - 0.5) / step + 0.5, (full[1] - 0.5) / step + 0.5
     picture = Image.fromarray(np.pad(heat, ((0, 1), (0, 1)), "edge")).resize(small, Image.Resampling.BILINEAR, (start, start, right, bottom))
     levels = (np.asarray(picture) * ((HEAT_LEVELS - 1) / 255)).round().astype(np.int16)
     return _png(levels, heat_palette())
@@ -268,15 +269,12 @@ def heat_palette() -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row) for row in np.stack([*channels, np.interp(at, (0, 1), HEAT_ALPHA)], 1).round().astype(int).tolist())
 
 
-def stride_of(shape: tuple[int, ...], full: tuple[int, int]) -> int:
-    """Pixels of an image of width and height ``full`` from one cell of its grid (h, w) to the next: a power of two.
+def stride_of(shape: tuple[int, ...], full: tuple[int, int]) -> int | None:
+    """Pixels of an image of width and height ``full`` from one cell of its grid (h, w) to the next, a power of two; None = it is no grid of it.
 
     Where several would do, the grid is a single cell and any is right.
     """
-    for step in (1, 2, 4, 8, 16, 32, 64):
-        if (-(-full[1] // step), -(-full[0] // step)) == shape:
-            return step
-    raise ValueError(f"expected a heatmap on a grid of an image of {full[0]}×{full[1]} pixels, found {shape[1]}×{shape[0]} cells")
+    return next((step for step in (1, 2, 4, 8, 16, 32, 64) if (-(-full[1] // step), -(-full[0] // step)) == shape), None)
 
 
 def _flat(values: np.ndarray, size: tuple[int, int], colours: Sequence[Colour]) -> bytes | None:

@@ -1,1 +1,1 @@
-"""What an interrupted stage leaves for its next run; `python -m aepsl.resume` lists and prunes it."""
+"""What an interrupted stage leaves for its next run; `aepsl clean` lists and prunes it."""

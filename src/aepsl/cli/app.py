@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from aepsl.cli import clean, compare, server
-from aepsl.cli.shell import RUNS, SERVER, UPKEEP, Commands, Settings, hush
+from aepsl.cli import check, clean, compare, model, predict, report, server
+from aepsl.cli.shell import DATA, MODELS, RUNS, SERVER, UPKEEP, Commands, flowing, hush
 from aepsl.resume import interrupt
 
 app = typer.Typer(
@@ -31,17 +31,21 @@ def version(wanted: bool) -> None:
                      "  aepsl compare main                                 against another run\n\n"
                      "aepsl COMMAND --help says more.")
 def options(
-    ctx: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from (traceback).")] = False,
     _version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", callback=version, is_eager=True)] = False,
 ) -> None:
-    ctx.obj = Settings(debug=debug)
+    """Options that stand before the command."""
 
 
-app.command("compare", help=compare.HELP, epilog=compare.EPILOG, rich_help_panel=RUNS)(compare.compare)
-app.command("export", help=server.EXPORT_HELP, epilog=server.EXPORT_EPILOG, rich_help_panel=SERVER)(server.export)
-app.command("validate", help=server.VALIDATE_HELP, epilog=server.VALIDATE_EPILOG, rich_help_panel=SERVER)(server.validate)
-app.command("clean", help=clean.HELP, epilog=clean.EPILOG, rich_help_panel=UPKEEP)(clean.clean)
+app.command("check", help=flowing(check.HELP), epilog=check.EPILOG, rich_help_panel=DATA)(check.check)
+app.command("predict", help=flowing(predict.HELP), epilog=predict.EPILOG, rich_help_panel=MODELS)(predict.predict)
+app.command("info", help=flowing(model.INFO_HELP), epilog=model.INFO_EPILOG, rich_help_panel=MODELS)(model.info)
+app.command("onnx", help=flowing(model.ONNX_HELP), epilog=model.ONNX_EPILOG, rich_help_panel=MODELS)(model.onnx)
+app.command("compare", help=flowing(compare.HELP), epilog=compare.EPILOG, rich_help_panel=RUNS)(compare.compare)
+app.command("report", help=flowing(report.HELP), epilog=report.EPILOG, rich_help_panel=RUNS)(report.report)
+app.command("export", help=flowing(server.EXPORT_HELP), epilog=server.EXPORT_EPILOG, rich_help_panel=SERVER)(server.export)
+app.command("validate", help=flowing(server.VALIDATE_HELP), epilog=server.VALIDATE_EPILOG, rich_help_panel=SERVER)(server.validate)
+app.command("clean", help=flowing(clean.HELP), epilog=clean.EPILOG, rich_help_panel=UPKEEP)(clean.clean)
 
 
 def main() -> None:

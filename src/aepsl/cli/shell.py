@@ -7,9 +7,8 @@ signal n.
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +24,24 @@ STATUSES = "Exit status: "
 DATA, RUNS, MODELS, SERVER, UPKEEP = "Data", "Runs", "Trained models", "Test server", "Upkeep"
 
 
-@dataclass
-class Settings:
-    """Options that stand before the command."""
-
-    debug: bool = False
+def debugging(ctx: typer.Context) -> bool:
+    """Whether ``--debug`` stands before the command."""
+    return ctx.find_root().params.get("debug") is True
 
 
 class Commands(TyperGroup):
     """The commands, in the order in which they are registered. An error becomes a sentence and an exit status, whoever called."""
 
     def invoke(self, ctx: Any) -> Any:
-        with told(lambda: isinstance(ctx.obj, Settings) and ctx.obj.debug):
+        with told(debug=ctx.params.get("debug") is True):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
 
 
 @contextmanager
-def told(debug: Callable[[], bool]) -> Iterator[None]:
-    """Turn what is raised in the block into words on stderr and :class:`typer.Exit`.
-
-    Parameters
-    ----------
-    debug : called to learn whether tracebacks are wanted.
-    """
+def told(*, debug: bool) -> Iterator[None]:
+    """Turn what is raised in the block into words on stderr, below its traceback if that is wanted, and :class:`typer.Exit`."""
     try:
         yield
     except interrupt.Interrupted as error:
@@ -59,14 +51,14 @@ def told(debug: Callable[[], bool]) -> Iterator[None]:
         hush()
         raise typer.Exit(BROKEN_PIPE) from None
     except AepslError as error:
-        if debug():
+        if debug:
             traceback.print_exc()
         say(str(error))
         raise typer.Exit(1) from None
     except Exception as error:
         if type(error).__module__.startswith(("typer.", "click.")):  # a fault of the command line, or its end
             raise
-        if debug():
+        if debug:
             traceback.print_exc()
         say(reason(error))
         raise typer.Exit(1) from None
@@ -153,6 +145,11 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 def example(*lines: str, statuses: str) -> str:
     """The end of a command's help: how it is called, and what its exit status says."""
     return "\n".join(["Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines), "", f"{STATUSES}{statuses}"])
+
+
+def flowing(text: str) -> str:
+    """Paragraphs without their line ends, for the help to break at the width of the terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def json_text(content: Mapping[str, Any]) -> str:

@@ -20,10 +20,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, colours: Sequence[Colour]) -> n
     painted = np.array(colours, np.uint8)[np.where(known, mask, 0)]
     strength = np.where(known & (mask > 0), 0.65, 0.5)[..., None]
     result = image * (1 - strength) + painted * strength * (mask > 0)[..., None]
-    rows, columns = np.indices(mask.shape, sparse=True)
     result[~known] = image[~known] * 0.5 + 90
     step = max(3, max(mask.shape) // HATCH)
-    result[~known & ((rows + columns) % step < step // 3)] = 255
+    result[~known & (np.add.outer(np.arange(mask.shape[0]), np.arange(mask.shape[1])) % step < step // 3)] = 255
     return np.asarray(result, np.uint8)
 
 

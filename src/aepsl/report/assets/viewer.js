@@ -10,7 +10,7 @@ const viewer = (() => {
 
   async function open(id) {
     const row = gallery.row(id), again = shown?.id === id && dialog().open;
-    if (!dialog().open) { opener = document.activeElement; dialog().showModal(); }
+    if (!dialog().open) { opener = document.activeElement; dialog().showModal(); by("viewer-id").focus(); }
     if (row === null) { unknown(id); return; }
     if (again) {  // another layer, or another opacity
       if (shown.images && shown.layer !== gallery.state.layer) choose();
@@ -187,7 +187,7 @@ const viewer = (() => {
     }
     const all = pixels.width * pixels.height;
     by("viewer-legend").replaceChildren(...[...sums].sort((one, two) => two[1].count - one[1].count).map(([title, {count, value}]) =>
-      make("li", {}, chip(value), " ", name(title), make("span", {className: "muted number", textContent: ` ${percent(count / all)}`}))));
+      make("li", {}, title === "ignored" ? make("span", {className: "chip ignored"}) : chip(value), " ", name(title), make("span", {className: "muted number", textContent: ` ${percent(count / all)}`}))));
   }
 
   async function measure(drawn) {

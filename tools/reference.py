@@ -158,8 +158,8 @@ def parameters() -> str:
             for key in path.split("."):
                 value = value[key]
             here[name] = json.dumps(value, ensure_ascii=False)
-        different = len(set(here.values())) > 1
-        shown = " · ".join(f"{name} `{value}`" for name, value in here.items()) if different else f"all `{here['shapes']}`"
+        same = {value: [name for name in here if here[name] == value] for value in here.values()}
+        shown = " · ".join(f"`{value}` {', '.join(names) if len(same) > 1 else 'all'}" for value, names in same.items())
         read_by = sorted({stage for end in range(path.count(".") + 1) for stage in stages.get(path.rsplit(".", end)[0], ())})
         below = sorted({stage for declared, names in stages.items() if declared.startswith(f"{path}.") for stage in names})
         facts = {"Type": type_of(schema), "Unit": unit_of(path), "Paper": _prose(paper), "Presets": shown,
@@ -172,6 +172,7 @@ def parameters() -> str:
 def _prose(text: str) -> str:
     """A comment as Markdown: nothing in it is markup but commands."""
     text = re.sub(r"([\\*_<>\[\]|^])", r"\\\1", text)
+    text = re.sub(r"\(docs/(\w+)\.md\)", r"([\1](../\1.md))", text)
     return re.sub(COMMAND, lambda found: f"`{re.sub(ESCAPED, '', found[1]).strip()}` ", text).strip()
 
 
@@ -328,5 +329,5 @@ def with_fields(lines: Sequence[str]) -> list[str]:
             result.append(f"    {line.strip()}")
         else:
             name, _, text = line.partition(" : ")
-            result.append(f":{field} {name}: {text}")
+            result.append(f":{field} {name.replace(', ', ',')}: {text}")  # what stands before a blank would be taken for a type
     return result

@@ -105,7 +105,7 @@ def encoded(gallery: Gallery, split: str, sides: tuple[int, int]) -> list[dict[s
         for kind, side in zip(PER_SHARD, sides, strict=True):
             photo, layers = painted(here, gallery.layers[split], gallery.rounds, gallery.colours, side, void_as="miss", per_class=kind == "full")
             entries[kind] = image_json(text(photo), [{label: text(one) for label, one in layer.items()} if isinstance(layer, dict)
-                                                     else layer and text(layer) for layer in layers])
+                                                     else text(layer) if layer else None for layer in layers])
         result.append(entries)
     return result
 

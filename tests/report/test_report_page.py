@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from aepsl.report.facts import Gallery, Overview
+from benchmarks.__main__ import run
+from benchmarks.harness import rows_in
 from benchmarks.report_data import VOC, gallery_of, overview_of, write_report
 
 Visit = Callable[..., Any]
@@ -556,6 +558,26 @@ def test_a_phone_shows_all_without_scrolling_sideways(visit: Visit, report: Path
     assert small == []
 
 
+def test_a_finger_turns_to_the_next_image_and_back(visit: Visit, report: Path) -> None:
+    page = visit(report, "#image=2007_000001", **PHONE)
+    full_view(page)
+    box = page.locator("#stage").bounding_box()
+    touch = page.context.new_cdp_session(page)
+
+    def wipe(*places: int) -> None:
+        for number, x in enumerate(places):
+            points = [{"x": x, "y": box["y"] + 150}]
+            touch.send("Input.dispatchTouchEvent", {"type": "touchMove" if number else "touchStart", "touchPoints": points})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    wipe(250, 200, 150, 100)
+    assert page.locator("#viewer-id").text_content() == "2007_000002"
+    wipe(100, 150, 200, 250)
+    assert page.locator("#viewer-id").text_content() == "2007_000001"
+    wipe(100, 120)
+    assert page.locator("#viewer-id").text_content() == "2007_000001"
+
+
 def test_a_keyboard_reaches_everything_and_shows_where_it_is(visit: Visit, report: Path) -> None:
     page = visit(report, "#gallery&size=12")
     loaded(page)
@@ -619,3 +641,13 @@ def test_shards_are_kept_by_the_handful_while_one_goes_through_all(visit: Visit,
     kept = page.evaluate("shards.sizes()")
     assert 4 <= kept["thumbs"] <= 6
     assert 0 < kept["full"] <= 3
+
+
+def test_the_benchmark_measures_weight_and_first_view(browser: Any, tmp_path: Path) -> None:
+    assert browser.is_connected()
+    assert run("report", tmp_path / "rows", quick=True) is None
+    weight, view = rows_in(tmp_path / "rows")
+    assert weight["unit"] == "MB"
+    assert 0.05 < weight["ours"] < 2
+    assert view["unit"] == "s"
+    assert view["ours"] > 0

@@ -30,6 +30,7 @@ const viewer = (() => {
     by("viewer-next").disabled = gallery.neighbour(row, 1) === null;
     facts();
     strip();
+    opacity();
     const waiting = setTimeout(() => note("Loading …"), 150);
     by("sheet").replaceChildren();
     try {
@@ -267,11 +268,12 @@ const viewer = (() => {
 
   function pointers(stage) {
     const down = new Map();
+    let begun = null;
     const centre = (event) => { const box = stage.getBoundingClientRect(); return [event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2]; };
     const gap = () => { const [one, other] = [...down.values()]; return Math.hypot(one[0] - other[0], one[1] - other[1]); };
     stage.addEventListener("wheel", (event) => { event.preventDefault(); scale(Math.exp(-event.deltaY / 400), centre(event)); }, {passive: false});
     stage.addEventListener("dblclick", (event) => zoom > 1 ? reset() : scale(3, centre(event)));
-    stage.addEventListener("pointerdown", (event) => { stage.setPointerCapture(event.pointerId); down.set(event.pointerId, centre(event)); drag = down.size === 2 ? gap() : null; probe(event); });
+    stage.addEventListener("pointerdown", (event) => { stage.setPointerCapture(event.pointerId); down.set(event.pointerId, centre(event)); drag = down.size === 2 ? gap() : null; begun = down.size === 1 ? centre(event) : null; probe(event); });
     stage.addEventListener("pointermove", (event) => {
       probe(event);
       const before = down.get(event.pointerId), now = centre(event);
@@ -279,6 +281,12 @@ const viewer = (() => {
       down.set(event.pointerId, now);
       if (down.size === 1) { shift = shift.map((value_, axis) => value_ + now[axis] - before[axis]); draw(); }
       else if (down.size === 2 && drag) { scale(gap() / drag, now); drag = gap(); }
+    });
+    // A finger that wipes sideways over the whole picture turns to the next image, as in a book.
+    stage.addEventListener("pointerup", (event) => {
+      if (event.pointerType !== "touch" || !begun || zoom > 1) return;
+      const [x, y] = centre(event).map((value_, axis) => value_ - begun[axis]);
+      if (Math.abs(x) > 60 && Math.abs(x) > 2 * Math.abs(y)) step(x < 0 ? 1 : -1);
     });
     for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, (event) => { down.delete(event.pointerId); drag = null; });
     stage.addEventListener("pointerleave", () => { by("probe").textContent = "\u00a0"; });

@@ -31,7 +31,7 @@ def shown(page: Any) -> str:
     return text
 
 
-def until(page: Any, condition: str, seconds: float = 8) -> None:
+def until(page: Any, condition: str, seconds: float = 20) -> None:
     """Wait until a JavaScript expression holds. Playwright's own way evaluates within the page, which its policy forbids."""
     end = time.monotonic() + seconds
     while not page.evaluate(condition):
@@ -530,6 +530,34 @@ def test_reports_without_truth_or_images_are_whole(visit: Visit, tmp_path: Path,
 
 
 # ---- anywhere
+
+def test_a_key_held_down_goes_through_images_and_the_address_follows(visit: Visit, report: Path) -> None:
+    page = visit(report, "#image=2007_000000")
+    full_view(page)
+    page.evaluate("""() => { for (let press = 0; press < 90; press += 1)
+        document.querySelector('#viewer').dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true, cancelable: true})); }""")
+    assert page.locator("#viewer-id").text_content() == "2007_000090"
+    assert page.evaluate("gallery.link()").endswith("#image=2007_000090")
+    page.wait_for_selector(".sheet img")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "2007_000090"
+
+
+def test_the_report_of_a_finished_run_opens_and_shows_its_images(visit: Visit, finished: Any) -> None:
+    page = visit(finished / "report", "#gallery")
+    assert shown(page) == "18 images"
+    loaded(page)
+    page.keyboard.press("Enter")
+    full_view(page)
+    page.keyboard.press("Escape")
+    page.select_option("[name=split]", "val")
+    assert len(ids(page)) == 6
+    page.click("nav >> text=Overview")
+    assert page.locator(".tile").count() >= 3
+    assert page.locator("#rounds tbody tr").count() == 2
+    assert page.locator(".chart").count() >= 2
+    assert "torch" in page.locator("#run").text_content()
+
 
 def test_the_page_works_from_a_web_server_too(visit: Visit, serve: Callable[[Path], str], report: Path) -> None:
     page = visit(serve(report), "#gallery&sort=iou")

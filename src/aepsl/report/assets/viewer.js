@@ -321,7 +321,7 @@ const viewer = (() => {
 
   async function copy() {
     const button = by("viewer-link"), say = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "Copy link"; }, 1500); };
-    try { await navigator.clipboard.writeText(location.href); say("Copied"); } catch { say("Copy the address above"); }
+    try { await navigator.clipboard.writeText(gallery.link()); say("Copied"); } catch { say("Copy the address above"); }
   }
 
   return {
@@ -339,7 +339,8 @@ const viewer = (() => {
       by("zoom-out").onclick = () => scale(1 / 1.5);
       by("zoom-fit").onclick = reset;
       by("heat-class").onchange = () => { wished = by("heat-class").value; strip(); choose(); };
-      by("viewer-opacity").oninput = () => { const share = Number(by("viewer-opacity").value); gallery.go({opacity: share}); };
+      by("viewer-opacity").oninput = () => { gallery.fade(Number(by("viewer-opacity").value)); opacity(); };
+      by("viewer-opacity").onchange = () => gallery.go({opacity: Number(by("viewer-opacity").value)});
       pointers(by("stage"));
       new ResizeObserver(fit).observe(by("stage"));
     },

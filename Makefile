@@ -1,10 +1,10 @@
 ## make demo        environment, pipeline on generated data, scores, next steps
 ## make setup       the environment alone: .venv from requirements.lock
 ## make test        all tests; make lint: ruff and mypy
-## make validate ARCHIVE=my.tar.gz [IDS=test.txt]    an archive for the test server
+## make validate ARCHIVE=my.tar.gz [IDS=test.txt]   check one for the test server
 ## make ablation-rounds, ablation-psl [SEEDS=1,2,3]  queue an ablation's runs, then
 ##                  dvc exp run --run-all, make ablation-tables
-## make docs        the documentation, into docs/_build/html; make pictures: its own
+## make docs        the documentation, docs/_build/html; make pictures: its own
 ## make bench       speed beside what is used today, 25 minutes
 ## make faults      kills, full disks, damaged and hostile files, in the long form
 ## make lock        requirements.lock anew; UPGRADE=1: newer versions
@@ -31,7 +31,7 @@ help:
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13 on PATH, found $$(python3 -V 2>&1 || echo none)."; \
+	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13 on PATH, found $$(python3 -V 2>/dev/null || echo none)."; \
 		echo "Install one beside it (Debian, Ubuntu: apt-get install python3.12 python3.12-venv; macOS: brew install python@3.12; anywhere:"; \
 		echo "uv python install 3.12, or conda create -n py312 python=3.12), or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) $(SUITS) || { echo "make: PYTHON=$(PYTHON): expected Python 3.11, 3.12 or 3.13, found $$($(PYTHON) -V 2>&1)"; exit 1; }

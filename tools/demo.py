@@ -194,9 +194,9 @@ def scores(metrics: Path) -> list[str]:
 def next_steps(root: Path) -> list[str]:
     report = "report/index.html" if (root / "report/index.html").exists() else "report/train.png, report/val.png"
     return [f"Report: {report}", "", "Next, after `source .venv/bin/activate`:",
-            "  1. dvc plots show                 curves, rounds and classes on one page",
-            "  2. dvc exp run -S last_round=r1   the same without erasing; then dvc metrics diff",
-            '  3. cp presets/folder.yaml params.yaml   your own images: README.md']
+            "  1. open the report: what every round mined, and where it goes wrong",
+            "  2. dvc exp run -S last_round=r1, then dvc metrics diff: what erasing brings",
+            "  3. docs/tutorial.md: the same on photographs of your own"]
 
 
 def obstacle(root: Path) -> str:

@@ -30,7 +30,7 @@ UNITS = {
     "online_from": "share of the training", "least_confidence": "probability", "prohibit_below": "class confidence, 0 to 1",
     "custom.iterations": "iterations", "bilateral_weight": "none", "spatial_weight": "none", "bilateral_xy": "pixels", "spatial_xy": "pixels",
     "bilateral_rgb": "grey levels", "devices": "processes", "inference_batch": "images", "workers": "processes", "processes": "processes",
-    "threads": "threads", "save_every": "s",
+    "threads": "threads", "save_every": "s", "thumbnail": "pixels", "report.side": "pixels",
 }
 COMMAND = r"(dvc exp run (?:-S (?:'[^']*'|[^\s.]+(?:\.\w+)*[^\s.]*) ?)+)"
 ESCAPED = r"\\(?=[\\*_<>\[\]|^])"
@@ -257,11 +257,13 @@ def _options(command: Any) -> list[str]:
     for parameter in command.params:
         if getattr(parameter, "hidden", False):
             continue
-        option = parameter.param_type_name == "option"
-        values = f" {parameter.metavar or parameter.type.name.upper()}" if option and not parameter.is_flag else ""
-        title = " / ".join(filter(None, [", ".join(parameter.opts), ", ".join(parameter.secondary_opts)])) + values if option else _argument(parameter)
-        default = parameter.default if option and not parameter.is_flag and isinstance(parameter.default, str | int | float | Path) else ""
-        lines += [f"`{title}`", f": {(parameter.help or '').strip()}" + (f" Default: `{default}`." if default != "" else ""), ""]
+        title, told = _argument(parameter), (parameter.help or "").strip()
+        if parameter.param_type_name == "option":
+            title = " / ".join(filter(None, [", ".join(parameter.opts), ", ".join(parameter.secondary_opts)]))
+            if not parameter.is_flag:
+                title += f" {parameter.metavar or parameter.type.name.upper()}"
+                told += f" Default: `{parameter.default}`." if isinstance(parameter.default, str | int | float | Path) else ""
+        lines += [f"`{title}`", f": {told}", ""]
     return lines
 
 

@@ -347,7 +347,7 @@ def test_annotations_may_name_more_than_the_masks_show(tmp_path: Path, archives:
     archives = rebuilt(archives, tmp_path, "sbd", sbd() | {"benchmark_RELEASE/dataset/cls/2007_3.mat": mat(mask)}, "w:gz")
     for labels, expected in (("xml", ["bottle", "chair", "dog"]), ("masks", ["bottle", "dog"])):
         pack(tmp_path / labels, archives, labels=labels)
-        found = read_contents(tmp_path / labels / "raw.zip", lambda entries: [
+        found = read_contents(ArchiveReader(tmp_path / labels / "raw.zip"), lambda entries: [
             np.unique(decode_indices(ArchiveReader(tmp_path / labels / "raw.zip").read(entry))).tolist() for entry in entries])
         assert found.faults == []
         assert sorted(set(found.labels["2007_3"] or ())) == expected

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tools import reference
+from tools.demo import scores
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -96,6 +97,11 @@ def test_the_readme_says_what_was_measured() -> None:
     results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     for cell in re.findall(r"\d+\.\d(?: ± \d+\.\d)? \(\d\)", README):
         assert cell in results, f"README.md: {cell} is not among docs/results.md"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+def test_the_demos_scores_are_those_of_the_shipped_run(name: str) -> None:
+    assert "\n".join(scores(ROOT / "metrics")) in (ROOT / name).read_text(encoding="utf-8")
 
 
 def test_the_readmes_speeds_are_those_of_the_benchmarks() -> None:

@@ -49,13 +49,13 @@ def flat(group: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]
 def onnx(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write, .onnx.", show_default=False)],
-    one_view: Annotated[bool, typer.Option("--one-view", help="Leave out further scales and mirroring, where the model averages over several.")] = False,
+    one_view: Annotated[bool, typer.Option("--one-view", help="One scale, not mirrored, where the model averages over several views.")] = False,
 ) -> None:
     from aepsl.segmenter import Segmenter
 
     writable_target(out)
     segmenter = Segmenter.load(model, device="cpu")
-    segmenter.to_onnx(out, **({"scales": [1.0], "flip": False} if one_view else {}))
+    segmenter.to_onnx(out, scales=[1.0] if one_view else None, flip=False if one_view else None)
     show(f"{out}: {size_text(out.stat().st_size)}; labels 0 to {len(segmenter.classes)}: background, {', '.join(segmenter.classes)}")
 
 

@@ -53,9 +53,9 @@ def predict(
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write x.overlay.jpg: the photograph, painted over.")] = False,
     labels: Annotated[Path | None, typer.Option("--labels", metavar="CSV", help="What photographs are known to show (id,labels): nothing else is "
                                                 "found in them. The id is the name without extension.", show_default=False)] = None,
-    max_side: Annotated[int | None, typer.Option("--max-side", metavar="PIXELS", min=0, help="Larger photographs are made smaller for the network; masks "
-                                                 "keep the full size. By default as large as those it has learnt from; 0 = never.",
-                                                 show_default=False)] = None,
+    max_side: Annotated[int | None, typer.Option("--max-side", metavar="PIXELS", min=0, show_default=False,
+                                                 help="Larger photographs are made smaller for the network; masks keep the full size. By default as "
+                                                 "large as those it has learnt from; 0 = never.")] = None,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do all photographs anew, whatever is in DIR.")] = False,
 ) -> None:

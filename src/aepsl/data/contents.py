@@ -4,16 +4,31 @@ Faults are collected, one line each, not raised: the user mends all of them at o
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from aepsl.data import voc
-from aepsl.data.archive import VOID, ArchiveReader
+from aepsl.data.archive import VOID
 from aepsl.data.index import FIXED, SPLITS
 from aepsl.errors import AepslError, shown
 
 MaskValues = Callable[[Sequence[str]], Iterable[Sequence[int]]]
+
+
+class Raw(Protocol):
+    """raw.zip, or what would be packed into it: a :class:`aepsl.data.archive.ArchiveReader` or what reads like one."""
+
+    path: Path
+
+    def read(self, name: str) -> bytes: ...
+
+    def text(self, name: str) -> bytes: ...
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
 
 
 @dataclass(frozen=True)
@@ -28,19 +43,18 @@ class Contents:
     faults: list[str]
 
 
-def read_contents(raw: Path, mask_values: MaskValues) -> Contents:
+def read_contents(archive: Raw, mask_values: MaskValues) -> Contents:
     """Read the lists and labels of raw.zip.
 
     Parameters
     ----------
     mask_values : gives the values that occur in each of the masks of the named entries; asked only where labels come from masks.
     """
-    archive = ArchiveReader(raw)
     faults: list[str] = []
     try:
         description = voc.Description.from_json(archive.text(voc.DESCRIPTION))
     except ValueError as error:
-        raise AepslError(f"{raw}: expected a readable {voc.DESCRIPTION}, found {error}; run `dvc repro -f download`") from None
+        raise AepslError(f"{archive.path}: expected a readable {voc.DESCRIPTION}, found {error}; run `dvc repro -f download`") from None
     splits = _read_lists(archive, faults)
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
@@ -71,7 +85,7 @@ def read_contents(raw: Path, mask_values: MaskValues) -> Contents:
     return Contents(description, splits, images, masks, labels, faults)
 
 
-def _read_lists(archive: ArchiveReader, faults: list[str]) -> dict[str, str]:
+def _read_lists(archive: Raw, faults: list[str]) -> dict[str, str]:
     """Split per id."""
     splits: dict[str, str] = {}
     for split in SPLITS:
@@ -98,7 +112,7 @@ def _read_lists(archive: ArchiveReader, faults: list[str]) -> dict[str, str]:
     return splits
 
 
-def _read_table(archive: ArchiveReader, wanted: Sequence[str], faults: list[str]) -> dict[str, list[str] | None]:
+def _read_table(archive: Raw, wanted: Sequence[str], faults: list[str]) -> dict[str, list[str] | None]:
     try:
         table, wrong = voc.parse_labels(archive.text(voc.LABELS_CSV).decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +18,47 @@ from aepsl.progress import progress
 SUPPLEMENT = "SegmentationClassAug"  # the usual name of the masks of trainaug
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What of a folder goes into raw.zip, found by looking at names alone.
+
+    Attributes
+    ----------
+    root : the folder.
+    lists : ids per split, as they are listed.
+    written : the entries that no file holds as it is, in their order: description, lists, label table.
+    files : the file of every other entry.
+    faults : one line for every file that is missing, ambiguous or none.
+    """
+
+    root: Path
+    lists: dict[str, list[str]]
+    written: dict[str, bytes]
+    files: dict[str, Path]
+    faults: list[str]
+
+
 def pack(out: Path, path: Path, *, splits: Mapping[str, str | None], labels: str, masks: str | None,
          mask_values: Literal["voc2012"] | dict[str, int] | None) -> dict[str, int]:
-    """Write raw.zip and return the number of images per split.
+    """Write raw.zip and return the number of images per split. Parameters as of :func:`listing`.
+
+    Raises
+    ------
+    FaultList : every file that is missing or ambiguous, before anything is written. Train images may lack a mask.
+    """
+    found = listing(path, splits=splits, labels=labels, masks=masks, mask_values=mask_values)
+    if found.faults:
+        raise FaultList(f"{found.root}: {len(found.faults)} fault(s) in the folder; mend the files, or take their ids off the lists", found.faults)
+    with ArchiveWriter(out) as archive:
+        archive.update(found.written)
+        for name in progress(sorted(found.files), total=len(found.files), label="pack", unit="file"):
+            archive.add(name, found.files[name].read_bytes())
+    return {split: len(ids) for split, ids in found.lists.items()}
+
+
+def listing(path: Path, *, splits: Mapping[str, str | None], labels: str, masks: str | None,
+            mask_values: Literal["voc2012"] | dict[str, int] | None) -> Listing:
+    """What there is in a folder.
 
     Parameters
     ----------
@@ -32,7 +71,7 @@ def pack(out: Path, path: Path, *, splits: Mapping[str, str | None], labels: str
 
     Raises
     ------
-    FaultList : every file that is missing or ambiguous, before anything is written. Train images may lack a mask.
+    AepslError : the folder itself, a list, the table or the folder of masks is missing.
     """
     root = _expand(path, "data.path")
     if not (root / voc.IMAGES).is_dir():
@@ -67,25 +106,21 @@ def pack(out: Path, path: Path, *, splits: Mapping[str, str | None], labels: str
                 entries[f"{voc.MASKS}/{identifier}.png"] = mask_file
             elif masks is not None and (split == "val" or labels == "masks"):
                 faults.append(f"{masks}/{identifier}.png: expected the mask of an image of {split}, found none there or in {voc.MASKS}/")
-    for name, file in entries.items():
+    for name, file in list(entries.items()):
         if not file.is_file():  # opening a pipe would wait for ever
             faults.append(f"{name}: expected a file, found {'a folder' if file.is_dir() else 'something else, such as a link that leads nowhere'}")
         elif file.stat().st_size > MOST_BYTES:
             faults.append(f"{name}: expected at most {MOST_BYTES} bytes, found {file.stat().st_size}")
-    if faults:
-        raise FaultList(f"{root}: {len(faults)} fault(s) in the folder; mend the files, or take their ids off the lists", faults)
+        else:
+            continue
+        del entries[name]
 
     description = voc.Description("folder", None, dict(voc.MASK_VALUES) if mask_values == "voc2012" else mask_values,
                                   "csv" if table else "masks" if labels == "masks" else "xml")
-    with ArchiveWriter(out) as archive:
-        archive.add(voc.DESCRIPTION, description.to_json())
-        for name, content in voc.format_lists(lists).items():
-            archive.add(name, content)
-        if table:
-            archive.add(voc.LABELS_CSV, table.read_bytes())
-        for name in progress(sorted(entries), total=len(entries), label="pack", unit="file"):
-            archive.add(name, entries[name].read_bytes())
-    return {split: len(ids) for split, ids in lists.items()}
+    written = {voc.DESCRIPTION: description.to_json(), **voc.format_lists(lists)}
+    if table:
+        written[voc.LABELS_CSV] = table.read_bytes()
+    return Listing(root, lists, written, entries, faults)
 
 
 def _expand(path: Path, key: str) -> Path:

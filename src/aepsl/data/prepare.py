@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from aepsl.data import voc
 from aepsl.data.archive import IMAGE_FAULTS, VOID, ArchiveReader, ArchiveWriter, encode_mask, image_fault, open_image, verify_png
-from aepsl.data.contents import choose_classes, read_contents, select_images
+from aepsl.data.contents import Contents, Raw, choose_classes, read_contents, select_images
 from aepsl.data.index import SPLITS, Index, write_index, write_mean_pixel
 from aepsl.errors import FaultList
 from aepsl.parallel import in_processes
@@ -46,6 +46,92 @@ def prepare(raw: Path, *, classes: list[str] | None, unlisted: Literal["error", 
     ------
     FaultList : every fault of lists, labels, images and masks, by file.
     """
+    reader = ArchiveReader(raw)
+    found = examine(reader, classes=classes, unlisted=unlisted)
+    if found.faults:
+        raise FaultList(f"{raw}: {len(found.faults)} fault(s) in the data; mend them and run again", found.faults)
+    rows, names, source, checked = found.rows, found.names, found.source, found.facts
+
+    labels = np.array([[name in found.kept[identifier] for name in names] for identifier in rows], bool)
+    splits = tuple(source.splits[identifier] for identifier in rows)
+    train = [checked[task.identifier] for task in found.tasks if task.split == "train"]
+    total = sum((fact.total for fact in train), np.zeros(3, np.int64))
+    mean = (total / sum(fact.width * fact.height for fact in train)).tolist()
+    sizes = np.array([(checked[identifier].width, checked[identifier].height) for identifier in rows])
+
+    with ArchiveWriter(images) as archive:
+        for task in found.tasks:
+            assert task.image is not None
+            extension = task.image.rpartition(".")[2].lower()
+            archive.add(f"{task.identifier}.{'png' if extension == 'png' else 'jpg'}", reader.read(task.image))
+    lookup = np.full(256, VOID, np.uint8)
+    lookup[list(found.table)] = list(found.table.values())
+    with_mask = [task for task in found.tasks if task.mask]
+    with ArchiveWriter(truth) as archive:
+        for task, mask in zip(with_mask, _over(partial(_renumber, lookup=lookup), reader, with_mask, "truth"), strict=True):
+            archive.add(f"{task.identifier}.png", mask)
+    write_index(Index(tuple(names), tuple(rows), splits, sizes, labels), index)
+    write_mean_pixel(mean, mean_pixel)
+
+    in_train = labels[[split == "train" for split in splits]].sum(0).tolist()
+    masks = Counter(task.split for task in with_mask)
+    return {"classes": len(names), "images": {split: splits.count(split) for split in SPLITS}, "left_out": found.left_out,
+            "masks": {split: masks[split] for split in ("train", "val")},
+            "train_images_per_class": dict(zip(names, in_train, strict=True)), "mean_pixel": mean}
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image to check: entry names of image and mask in raw.zip."""
+
+    identifier: str
+    split: str
+    image: str | None
+    mask: str | None
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Of one image: size, sum of its pixels (3,) int64, how EXIF says that it was held (1 = upright); values of its mask; faults."""
+
+    width: int
+    height: int
+    total: np.ndarray
+    orientation: int
+    values: tuple[int, ...]
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was found in raw.zip.
+
+    Attributes
+    ----------
+    names : of the classes, in order.
+    kept, left_out : labels of the images that are used, by id; how many are not.
+    tasks, facts : what was looked at, in the order of the ids, and what it is, by id.
+    table : what the values of the masks become.
+    faults : of lists, labels, images and masks, one line each.
+    """
+
+    names: list[str]
+    source: Contents
+    kept: dict[str, set[str]]
+    left_out: int
+    tasks: list[Task]
+    facts: dict[str, Fact]
+    table: dict[int, int]
+    faults: list[str]
+
+    @property
+    def rows(self) -> list[str]:
+        """The ids in their order."""
+        return [task.identifier for task in self.tasks]
+
+
+def examine(raw: Raw, *, classes: list[str] | None, unlisted: Literal["error", "leave-out"]) -> Examined:
+    """Look at everything, and write nothing. Parameters as of :func:`prepare`."""
     source = read_contents(raw, partial(_mask_values, raw))
     faults = list(source.faults)
     names = choose_classes(source, classes, faults)
@@ -63,9 +149,8 @@ def prepare(raw: Path, *, classes: list[str] | None, unlisted: Literal["error", 
         if count > 1:
             faults.append(f"data.folder.mask_values: expected another value for every class, found {value} {count} times")
 
-    rows = sorted(kept)
-    tasks = [_Task(row, source.splits[row], source.images.get(row), None if source.splits[row] == "test" else source.masks.get(row))
-             for row in rows]
+    tasks = [Task(row, source.splits[row], source.images.get(row), None if source.splits[row] == "test" else source.masks.get(row))
+             for row in sorted(kept)]
     checked = {task.identifier: fact for task, fact in zip(tasks, _over(_check, raw, tasks, "check"), strict=True)}
     for task in tasks:
         faults += checked[task.identifier].faults
@@ -78,78 +163,29 @@ def prepare(raw: Path, *, classes: list[str] | None, unlisted: Literal["error", 
     if source.masks:
         faults += [f"{voc.MASKS}/{task.identifier}.png: expected the mask of an image of val, found none; add it, or use no masks at all"
                    for task in tasks if task.split == "val" and not task.mask]
-    if faults:
-        raise FaultList(f"{raw}: {len(faults)} fault(s) in the data; mend them and run again", faults)
-
-    labels = np.array([[name in kept[identifier] for name in names] for identifier in rows], bool)
-    splits = tuple(source.splits[identifier] for identifier in rows)
-    train = [checked[task.identifier] for task in tasks if task.split == "train"]
-    total = sum((fact.total for fact in train), np.zeros(3, np.int64))
-    mean = (total / sum(fact.width * fact.height for fact in train)).tolist()
-    sizes = np.array([(checked[identifier].width, checked[identifier].height) for identifier in rows])
-
-    reader = ArchiveReader(raw)
-    with ArchiveWriter(images) as archive:
-        for task in tasks:
-            assert task.image is not None
-            extension = task.image.rpartition(".")[2].lower()
-            archive.add(f"{task.identifier}.{'png' if extension == 'png' else 'jpg'}", reader.read(task.image))
-    lookup = np.full(256, VOID, np.uint8)
-    lookup[list(table)] = list(table.values())
-    with_mask = [task for task in tasks if task.mask]
-    with ArchiveWriter(truth) as archive:
-        for task, mask in zip(with_mask, _over(partial(_renumber, lookup=lookup), raw, with_mask, "truth"), strict=True):
-            archive.add(f"{task.identifier}.png", mask)
-    write_index(Index(tuple(names), tuple(rows), splits, sizes, labels), index)
-    write_mean_pixel(mean, mean_pixel)
-
-    in_train = labels[[split == "train" for split in splits]].sum(0).tolist()
-    masks = Counter(task.split for task in with_mask)
-    return {"classes": len(names), "images": {split: splits.count(split) for split in SPLITS}, "left_out": left_out,
-            "masks": {split: masks[split] for split in ("train", "val")},
-            "train_images_per_class": dict(zip(names, in_train, strict=True)), "mean_pixel": mean}
+    return Examined(names, source, kept, left_out, tasks, checked, table, faults)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """An image to check: entry names of image and mask in raw.zip."""
-
-    identifier: str
-    split: str
-    image: str | None
-    mask: str | None
-
-
-@dataclass(frozen=True)
-class _Fact:
-    """Of one image: size, sum of its pixels (3,) int64; values of its mask; faults."""
-
-    width: int
-    height: int
-    total: np.ndarray
-    values: tuple[int, ...]
-    faults: tuple[str, ...]
-
-
-def _over(function: Any, raw: Path, tasks: Sequence[_Task], label: str) -> Iterator[Any]:
+def _over(function: Any, raw: Raw, tasks: Sequence[Task], label: str) -> Iterator[Any]:
     """``function(archive, task)`` of every task, in order, in several processes where that pays."""
     chunks = [tasks[start:start + CHUNK] for start in range(0, len(tasks), CHUNK)]
-    results = in_processes(partial(_chunk, function, ArchiveReader(raw)), chunks, processes=0 if len(tasks) > ALONE else 1)
+    results = in_processes(partial(_chunk, function, raw), chunks, processes=0 if len(tasks) > ALONE else 1)
     yield from progress((result for chunk in results for result in chunk), total=len(tasks), label=label)
 
 
-def _mask_values(raw: Path, entries: Sequence[str]) -> Iterator[tuple[int, ...]]:
-    tasks = [_Task(voc.stem(entry), "", None, entry) for entry in entries]
+def _mask_values(raw: Raw, entries: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    tasks = [Task(voc.stem(entry), "", None, entry) for entry in entries]
     yield from (fact.values for fact in _over(_check, raw, tasks, "labels"))
 
 
-def _chunk(function: Any, archive: ArchiveReader, tasks: Sequence[_Task]) -> list[Any]:
+def _chunk(function: Any, archive: Raw, tasks: Sequence[Task]) -> list[Any]:
     return [function(archive, task) for task in tasks]
 
 
-def _check(archive: ArchiveReader, task: _Task) -> _Fact:
+def _check(archive: Raw, task: Task) -> Fact:
     faults = []
-    width = height = orientation = 0
+    width = height = 0
+    orientation = 1
     total = np.zeros(3, np.int64)
     if task.image is not None:
         try:
@@ -177,7 +213,7 @@ def _check(archive: ArchiveReader, task: _Task) -> _Fact:
                               f"found {mask.shape[1]}×{mask.shape[0]}{turned}")
         except IMAGE_FAULTS as error:
             faults.append(f"{task.mask}: expected a complete palette or grey PNG of 8 bits, found {image_fault(error)}")
-    return _Fact(width, height, total, values, tuple(faults))
+    return Fact(width, height, total, orientation, values, tuple(faults))
 
 
 def _orientation(image: ImageFile) -> int:
@@ -201,6 +237,6 @@ def _decode_mask(data: bytes) -> np.ndarray:
         return np.asarray(image).astype(np.uint8)
 
 
-def _renumber(archive: ArchiveReader, task: _Task, lookup: np.ndarray) -> bytes:
+def _renumber(archive: Raw, task: Task, lookup: np.ndarray) -> bytes:
     assert task.mask is not None
     return encode_mask(lookup[_decode_mask(archive.read(task.mask))])

@@ -1,0 +1,42 @@
+"""``aepsl report``: the page of what a run made, with what no stage records."""
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aepsl.cli.shell import counted, example, say, show
+from aepsl.errors import AepslError
+
+HELP = """Complete the report page of this folder, and say where it is.
+
+The page itself is made by `dvc repro`. This adds what is no part of a result: git revision, versions of packages, time per stage, and with --against
+the differences from another state of the project, as `aepsl compare` finds them."""
+PAGE, RUN, RUNTIME = Path("report/index.html"), Path("report/run.js"), Path("metrics/runtime.csv")
+
+
+def report(
+    against: Annotated[str | None, typer.Option("--against", metavar="REV", help="Revision, experiment, folder or dvc.lock to show the differences from.",
+                                                show_default=False)] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    from aepsl.report.run import write_run
+    from aepsl.revisions import differences, snapshot, warnings
+
+    if not PAGE.is_file():
+        raise AepslError(f"{PAGE}: no such file; `dvc repro` makes it, `dvc pull` fetches it")
+    found = None
+    if against is not None:
+        old, new = snapshot(Path(), against), snapshot(Path(), None)
+        found = differences(old, new)
+        for note in warnings(old, new):
+            say(f"mind: {note}")
+    write_run(RUN, root=Path(), runtime_csv=RUNTIME, against=found)
+    told = "" if found is None else f", with {counted(sum(len(found[part]) for part in ('metrics', 'params', 'artefacts')), 'difference')} from {against}"
+    show(f"{PAGE.resolve()}{told}")
+    if browse and not webbrowser.open(PAGE.resolve().as_uri()):
+        say("no browser was found; open the file above in one")
+
+
+EPILOG = example("aepsl report --open", "aepsl report --against main", statuses="0 written; 1 there is no report, or no such revision; 2 wrong usage.")

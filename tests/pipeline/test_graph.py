@@ -322,6 +322,12 @@ def test_small_files_for_git_never_stand_under_outs() -> None:
         assert not any(isinstance(out, str) and out.startswith(small) for out in definition.get("outs", ())), name
 
 
+def test_dvcs_model_registry_finds_the_package() -> None:
+    [(name, artefact)] = PIPELINE["artifacts"].items()
+    assert (name, artefact["type"]) == ("aepsl", "model")
+    assert [artefact["path"]] == DEFINITIONS["package"]["outs"]
+
+
 # ---- longer and shorter chains
 
 

@@ -1,14 +1,19 @@
-# make demo   environment + the whole pipeline on generated data + its scores
-# make test   environment + all tests
-# make validate ARCHIVE=my.tar.gz [IDS=test.txt]   an archive for the test server, made here or elsewhere
-# make lock [UPGRADE=1]                            requirements.lock anew from requirements.txt; versions stay unless UPGRADE
-# make faults        kills, full disks, damaged and hostile files and all else that can go wrong, in the long form, into docs/reliability.json
-# make docs          the documentation, into docs/_build/html; a warning is an error, no network is needed
-# make pictures      docs/pictures anew, from the artefacts of `make demo`
-# make bench         speed beside what is used today, into benchmarks/results.json and docs/performance.md; some 25 minutes
-# make audit [ADVISORIES=all.zip] [IGNORE=ID]      known vulnerabilities of the locked packages; with a copy of the database no network is needed
-# make clean         removes .venv and scratch/, but not scratch/state and scratch/downloads: work in progress, which `make clean-progress` removes
-# Needs git and Python 3.11 to 3.13; PYTHON=… names another interpreter. A C++ compiler only for refine.backend: pydensecrf.
+## make demo        environment, pipeline on generated data, scores, next steps
+## make setup       the environment alone: .venv from requirements.lock
+## make test        all tests; make lint: ruff and mypy
+## make validate ARCHIVE=my.tar.gz [IDS=test.txt]   check one for the test server
+## make ablation-rounds, ablation-psl [SEEDS=1,2,3]  queue an ablation's runs, then
+##                  dvc exp run --run-all, make ablation-tables
+## make docs        the documentation, docs/_build/html; make pictures: its own
+## make bench       speed beside what is used today, 25 minutes
+## make faults      kills, full disks, damaged and hostile files, in the long form
+## make lock        requirements.lock anew; UPGRADE=1: newer versions
+## make audit       known vulnerabilities of locked packages; ADVISORIES=all.zip (a
+##                  copy of the database): without network; IGNORE=ID
+## make clean       .venv and scratch/; what is in progress: make clean-progress
+## Needs git and Python 3.11, 3.12 or 3.13; PYTHON=/path/to/python names another.
+# `make faults` writes docs/reliability.json; `make bench` benchmarks/results.json and docs/performance.md. With a copy of the advisories no network
+# is needed to audit. A C++ compiler is for refine.backend: pydensecrf alone.
 
 SUITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 # The first that runs and has the right version: a version manager's shim may be on PATH and lead nowhere.
@@ -17,12 +22,18 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # An active environment of another project must not leak into the stages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: setup demo test docs pictures faults lint bench validate lock audit ablation-rounds ablation-psl ablation-tables clean clean-progress
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test docs pictures faults lint bench validate lock audit ablation-rounds ablation-psl ablation-tables clean clean-progress
+
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13 on PATH, found $$(python3 -V 2>&1); install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13 on PATH, found $$(python3 -V 2>/dev/null || echo none)."; \
+		echo "Install one beside it (Debian, Ubuntu: apt-get install python3.12 python3.12-venv; macOS: brew install python@3.12; anywhere:"; \
+		echo "uv python install 3.12, or conda create -n py312 python=3.12), or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) $(SUITS) || { echo "make: PYTHON=$(PYTHON): expected Python 3.11, 3.12 or 3.13, found $$($(PYTHON) -V 2>&1)"; exit 1; }
 	@$(PYTHON) -m tools.environment
 
@@ -51,11 +62,7 @@ audit: scratch/tools/ready
 endif
 
 demo: setup
-	@dvc repro
-	@echo
-	@dvc metrics show metrics/val.json metrics/pseudo_labels.json --md
-	@echo
-	@echo 'Pictures: report/train.png, report/val.png. Rounds: metrics/rounds.csv. Curves: .venv/bin/dvc plots show. Next: README.md, "Your own images".'
+	@python -m tools.demo
 
 test: setup
 	@python -m pytest

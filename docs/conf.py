@@ -33,7 +33,7 @@ autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 100
 # What torch, numpy and the standard library define is named, but not linked: pages are built without a network.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!aepsl\.).*"), ("py:class", r"aepsl\..*\.([A-Z]|Model)")]  # the second: type variables
+nitpick_ignore_regex = [("py:.*", r"(?!aepsl\.).*"), ("py:class", r"aepsl\..*\.([A-Z]|Model)"), ("py:data", ".*")]  # type variables; constants
 
 
 def generated(app: Any, name: str, source: list[str]) -> None:

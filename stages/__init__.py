@@ -12,11 +12,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 STARTED = time.perf_counter()  # before torch is imported, which is part of what a stage costs
 ROOT = Path(__file__).resolve().parents[1]
+LACKING = [name for name in ("numpy", "PIL", "pydantic", "torch", "tqdm", "yaml") if find_spec(name) is None]
+if LACKING or sys.version_info < (3, 11):  # DVC starts the `python` that is first on PATH, whichever DVC itself is run by
+    sys.exit(f"{sys.executable} (Python {sys.version.partition(' ')[0]}) is not the project's environment"
+             f"{', it lacks ' + ', '.join(LACKING) if LACKING else ''}.\n"
+             "Run `source .venv/bin/activate`, then the command again; where there is no .venv yet, `make setup` makes it.")
 # Queued experiments run in a copy of the tree: its own package comes first, whatever is installed.
 sys.path.insert(0, str(ROOT / "src"))
 

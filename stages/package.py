@@ -20,29 +20,34 @@ def main(p: Any, compute: Compute, state: State, *, segmenter: str, index: str, 
     settings = crf_settings(p.refine.crf, p.refine.custom)
     digest = write_package(out, segmenter, scales=p.predict.scales, flip=p.predict.flip, prohibit_below=p.predict.prohibit_below,
                            crf=Crf(preset=p.refine.crf, backend=p.refine.backend, settings=settings), largest_side=int(photographs.sizes.max()),
-                           metrics=scores_of(read_metrics(val), read_metrics(pseudo_labels)))
+                           metrics=scores_of(val, pseudo_labels))
     print(f"package: {out}, {Path(out).stat().st_size / 2**20:.1f} MiB, sha256 {digest}")
     return 1
 
 
-def read_metrics(path: str) -> dict[str, Any]:
-    """A file of metrics."""
+def read_metrics(path: str, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers of a file of metrics, and how they came about."""
     try:
         content = parse_json(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise AepslError(f"{path}: expected metrics, found none that can be read ({error}); run `dvc repro -f evaluate`") from error
-    if not isinstance(content, dict) or not isinstance(content.get("how"), list):
-        raise AepslError(f"{path}: expected metrics with their how, found others; run `dvc repro -f evaluate`")
-    return content
+        how = content["how"][0]
+        if how["split"] != split:
+            raise ValueError(f"metrics of {how['split']}")
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise AepslError(f"{path}: expected metrics of {split}, found others or damaged ones ({error}); run `dvc repro -f evaluate`") from error
+    return content, how
 
 
-def scores_of(val: dict[str, Any], labels: dict[str, Any]) -> Scores:
+def scores_of(val: str, pseudo_labels: str) -> Scores:
     """The numbers that say what the segmenter is worth; None where there was no truth."""
-    how = val["how"][0]
-    measured = {name: val.get(name) for name in ("miou", "miou_low", "miou_high", "miou_before_crf", "pixel_accuracy", "yardstick")}
-    interval = "{level:.0%} {method}, {resamples} resamples".format_map(how["interval"]) if how["images"] else None
-    return Scores(**measured, images=how["images"], interval=interval, pseudo_label_miou=labels.get("pseudo_label_miou"),
-                  pseudo_label_coverage=labels.get("pseudo_label_coverage"))
+    (numbers, how), (labels, _) = read_metrics(val, "val"), read_metrics(pseudo_labels, "train")
+    try:
+        interval = "{level:.0%} {method}, {resamples} resamples".format_map(how["interval"]) if how["images"] else None
+        return Scores(**{name: numbers.get(name) for name in ("miou", "miou_low", "miou_high", "miou_before_crf", "pixel_accuracy", "yardstick")},
+                      images=how["images"], interval=interval, pseudo_label_miou=labels.get("pseudo_label_miou"),
+                      pseudo_label_coverage=labels.get("pseudo_label_coverage"))
+    except (ValueError, KeyError, TypeError) as error:  # pydantic's errors are ValueErrors
+        raise AepslError(f"{val}, {pseudo_labels}: expected shares from 0 to 1 and how they were measured, found others "
+                         f"({' '.join(str(error).split())[:300]}); run `dvc repro -f evaluate`") from error
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from aepsl.mining.record import read_rounds
 from aepsl.mining.stop import SaliencySums, last_useful_round
 from aepsl.parallel import ALONE, in_processes
 from aepsl.params import Compute
+from aepsl.progress import progress
 from aepsl.resume.state import State
 from stages import run
 
@@ -25,7 +26,8 @@ def main(p: Any, compute: Compute, state: State, *, index: str, mined: str, sali
     record = read_rounds(regions)
     sums = SaliencySums.empty(len(record))
     work = partial(image_sums, train, regions, ArchiveReader(saliency), len(record))
-    for part in in_processes(work, range(len(train)), processes=compute.processes, alone=ALONE):
+    parts = in_processes(work, range(len(train)), processes=compute.processes, alone=ALONE)
+    for part in progress(parts, total=len(train), label="stop"):
         sums.merge(part)
     rows = [entry | row for entry, row in zip(record, sums.rows(), strict=True)]
     number = last_useful_round(rows)
@@ -35,7 +37,7 @@ def main(p: Any, compute: Compute, state: State, *, index: str, mined: str, sali
     write_csv(Path(out) / "stop.csv", [{name: row[name] for name in COLUMNS} for row in rows], COLUMNS)
     write_json(Path(out) / "stop.json", {"last_useful_round": number, "rounds": len(rows)})
     if number < len(rows):
-        print(f"the last useful round is {rows[number - 1]['round'] if number else 'none'}: see metrics/stop.csv, and last_round in params.yaml")
+        print(f"the last useful round is {rows[number - 1]['round'] if number else 'none'} (metrics/stop.csv); see last_round in params.yaml")
     return len(train)
 
 

@@ -19,6 +19,8 @@ from aepsl.evaluation.pictures import contact_sheet, mined_overlay, overlay
 from aepsl.mining.heatmaps import class_heatmaps, normalise_heatmaps
 from aepsl.networks.files import load_classifier
 from aepsl.params import load_params
+from aepsl.report.facts import Colour
+from aepsl.report.layers import BACKGROUND, class_colours
 from aepsl.segmentation.masks import argmax_mask
 from aepsl.segmentation.scores import read_scores, read_stride
 
@@ -27,6 +29,7 @@ VAL = ("shapes_00028", "shapes_00082", "shapes_00010", "shapes_00073", "shapes_0
 # Five colours of viridis, between which is interpolated: even steps of lightness, told apart by colour-blind readers.
 SCALE = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], float)
 CELL = 150  # pixels
+Sheet = tuple[list[list[np.ndarray | None]], list[str], list[tuple[str, Colour | None]]]  # rows of pictures, headings, legend
 
 
 def coloured(values: np.ndarray) -> np.ndarray:
@@ -40,15 +43,15 @@ def heated(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.asarray(0.3 * image + 0.7 * coloured(heat), np.uint8)
 
 
-def save(path: Path, rows: Sequence[Sequence[np.ndarray | None]], headings: Sequence[str]) -> None:
+def save(path: Path, sheet: Sheet) -> None:
     """A contact sheet as a small JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(decode_image(contact_sheet(rows, headings, cell=CELL))).save(buffer, "JPEG", quality=82, optimize=True)
+    buffer, (rows, headings, legend) = io.BytesIO(), sheet
+    Image.fromarray(decode_image(contact_sheet(rows, headings, legend=legend, cell=CELL))).save(buffer, "JPEG", quality=82, optimize=True)
     write_atomically(path, buffer.getvalue())
     print(f"{path}: {len(buffer.getvalue()) / 1000:.0f} kB")
 
 
-def erasing(run: Path, ids: Sequence[str]) -> tuple[list[list[np.ndarray | None]], list[str]]:
+def erasing(run: Path, ids: Sequence[str]) -> Sheet:
     """Per image: what each round looks at, what it then erases, and what all have mined."""
     params = load_params(run / "params.yaml")
     index = read_index(run / "data/index.csv").split("train")
@@ -56,7 +59,7 @@ def erasing(run: Path, ids: Sequence[str]) -> tuple[list[list[np.ndarray | None]
     fill = read_mean_pixel(run / "data/mean_pixel.json")
     mined = ArchiveReader(run / f"data/mined/{params.last_round}.zip")
     names = [f"r{number}" for number in range(1, len(params.rounds) + 1)]
-    device = torch.device("cpu")
+    device, colours = torch.device("cpu"), class_colours(len(names))
     models = [load_classifier(run / f"models/classifier/{name}.pt", device)[0].eval() for name in names]
     rows: list[list[np.ndarray | None]] = []
     for row in map(index.ids.index, ids):
@@ -68,13 +71,13 @@ def erasing(run: Path, ids: Sequence[str]) -> tuple[list[list[np.ndarray | None]
             heat = normalise_heatmaps(class_heatmaps(model, seen, list(regions), scales=params.mine.scales, flip=params.mine.flip, device=device),
                                       params.mine.rule).max(0)
             line += [*([seen] if number else []), heated(seen, heat)]
-        rows.append([*line, mined_overlay(image, regions, len(models))])
+        rows.append([*line, mined_overlay(image, regions, len(models), colours)])
     columns = [column for name, before in zip(names, ["", *names], strict=False)
                for column in ([f"{before} erased"] if before else []) + [f"heatmap {name}"]]
-    return rows, ["image", *columns, "mined, by round"]
+    return rows, ["image", *columns, "mined, by round"], [(f"mined in round {name}", colour) for name, colour in zip(names, colours, strict=True)]
 
 
-def labels(run: Path, ids: Sequence[str]) -> tuple[list[list[np.ndarray | None]], list[str]]:
+def labels(run: Path, ids: Sequence[str]) -> Sheet:
     """Per image: what a pseudo-label is made of, and the truth it is scored against."""
     params = load_params(run / "params.yaml")
     index = read_index(run / "data/index.csv").split("train")
@@ -82,27 +85,29 @@ def labels(run: Path, ids: Sequence[str]) -> tuple[list[list[np.ndarray | None]]
     mined, saliency, merged, truth = (ArchiveReader(run / f"data/{name}.zip") for name in
                                       (f"mined/{params.last_round}", "saliency", "labels/s1", "truth"))
     rows: list[list[np.ndarray | None]] = []
+    rounds, colours = len(params.rounds), class_colours(len(index.classes))
     for row in map(index.ids.index, ids):
         name, image = f"{index.ids[row]}.png", photographs[row]
         salient = saliency.mask(name) / 255
         low = np.where((salient < params.merge.background_below)[..., None], image, 255).astype(np.uint8)
-        rows.append([image, mined_overlay(image, read_mined(mined, index, row), len(params.rounds)), coloured(salient), low,
-                     *(overlay(image, masks.mask(name)) for masks in (merged, truth))])
-    return rows, ["image", "mined, by round", "saliency", "low saliency", "pseudo-label", "truth"]
+        rows.append([image, mined_overlay(image, read_mined(mined, index, row), rounds, class_colours(rounds)), coloured(salient), low,
+                     *(overlay(image, masks.mask(name), (BACKGROUND, *colours)) for masks in (merged, truth))])
+    return rows, ["image", "mined, by round", "saliency", "low saliency", "pseudo-label", "truth"], [
+        *zip(index.classes, colours, strict=True), ("ignored", None)]
 
 
-def predictions(run: Path, ids: Sequence[str]) -> tuple[list[list[np.ndarray | None]], list[str]]:
+def predictions(run: Path, ids: Sequence[str]) -> Sheet:
     """Per image: the segmenter's mask before and after the CRF, and the truth."""
     index = read_index(run / "data/index.csv").split("val")
     photographs = Photographs(ArchiveReader(run / "data/images.zip"), index)
     scores, refined, truth = (ArchiveReader(run / f"data/{name}.zip") for name in ("scores", "predictions", "truth"))
-    stride = read_stride(scores)
+    stride, colours = read_stride(scores), class_colours(len(index.classes))
     rows: list[list[np.ndarray | None]] = []
     for row in map(index.ids.index, ids):
         name, image = f"{index.ids[row]}.png", photographs[row]
         rough = argmax_mask(read_scores(scores, index.ids[row]), image.shape[:2], stride=stride)
-        rows.append([image, *(overlay(image, mask) for mask in (rough, refined.mask(name), truth.mask(name)))])
-    return rows, ["image", "before the CRF", "after the CRF", "truth"]
+        rows.append([image, *(overlay(image, mask, (BACKGROUND, *colours)) for mask in (rough, refined.mask(name), truth.mask(name)))])
+    return rows, ["image", "before the CRF", "after the CRF", "truth"], list(zip(index.classes, colours, strict=True))
 
 
 def main() -> None:
@@ -113,9 +118,9 @@ def main() -> None:
     parser.add_argument("--val", default=",".join(VAL))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    save(args.out / "erasing.jpg", *erasing(args.run, args.train.split(",")))
-    save(args.out / "labels.jpg", *labels(args.run, args.train.split(",")))
-    save(args.out / "prediction.jpg", *predictions(args.run, args.val.split(",")))
+    save(args.out / "erasing.jpg", erasing(args.run, args.train.split(",")))
+    save(args.out / "labels.jpg", labels(args.run, args.train.split(",")))
+    save(args.out / "prediction.jpg", predictions(args.run, args.val.split(",")))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ paper), all presets (values) and dvc.yaml (who reads them); stages from dvc.yaml
 """
 
 import ast
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ UNITS = {
     "online_from": "share of the training", "least_confidence": "probability", "prohibit_below": "class confidence, 0 to 1",
     "custom.iterations": "iterations", "bilateral_weight": "none", "spatial_weight": "none", "bilateral_xy": "pixels", "spatial_xy": "pixels",
     "bilateral_rgb": "grey levels", "devices": "processes", "inference_batch": "images", "workers": "processes", "processes": "processes",
-    "threads": "threads", "save_every": "s",
+    "threads": "threads", "save_every": "s", "thumbnail": "pixels", "report.side": "pixels",
 }
 COMMAND = r"(dvc exp run (?:-S (?:'[^']*'|[^\s.]+(?:\.\w+)*[^\s.]*) ?)+)"
 ESCAPED = r"\\(?=[\\*_<>\[\]|^])"
@@ -135,10 +134,10 @@ def _preset(name: str) -> Any:
 
 
 def readers() -> dict[str, list[str]]:
-    """Stages by the parameter, or group of them, that they declare."""
+    """Stages by the parameter, or group of them, that they declare or whose value is part of their command."""
     found: dict[str, list[str]] = {}
     for name, stage in pipeline().items():
-        for path in stage.get("params", ()):
+        for path in {*stage.get("params", ()), *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))}:  # the second name its files
             found.setdefault(path, []).append(name)
     return found
 
@@ -159,10 +158,10 @@ def parameters() -> str:
             for key in path.split("."):
                 value = value[key]
             here[name] = json.dumps(value, ensure_ascii=False)
-        different = len(set(here.values())) > 1
-        shown = " · ".join(f"{name} `{value}`" for name, value in here.items()) if different else f"all `{here['shapes']}`"
+        same = {value: [name for name in here if here[name] == value] for value in here.values()}
+        shown = " · ".join(f"`{value}` {', '.join(names) if len(same) > 1 else 'all'}" for value, names in same.items())
         read_by = sorted({stage for end in range(path.count(".") + 1) for stage in stages.get(path.rsplit(".", end)[0], ())})
-        below = sorted({stage for declared, names in stages.items() if declared.startswith(f"{path}.") for stage in names})
+        below = sorted({stage for declared, names in stages.items() if declared.startswith(f"{path}.") for stage in names} - {*read_by})
         facts = {"Type": type_of(schema), "Unit": unit_of(path), "Paper": _prose(paper), "Presets": shown,
                  "Read by": ", ".join(f"`{stage}`" for stage in [*read_by, *below])}
         lines += [f"(param-{path})=", f"### `{path}`", "", _prose(told[:1].upper() + told[1:]) + "." if told else "", ""]
@@ -173,7 +172,8 @@ def parameters() -> str:
 def _prose(text: str) -> str:
     """A comment as Markdown: nothing in it is markup but commands."""
     text = re.sub(r"([\\*_<>\[\]|^])", r"\\\1", text)
-    return re.sub(COMMAND, lambda found: f"`{re.sub(ESCAPED, '', found[1]).strip()}` ", text).strip()
+    text = re.sub(r"\(docs/(\w+)\.md\)", r"([\1](../\1.md))", text)
+    return re.sub(COMMAND, lambda found: f"`{re.sub(ESCAPED, '', found[1]).strip()}`" + found[1][len(found[1].rstrip()):], text).strip()
 
 
 # ---- stages
@@ -232,23 +232,40 @@ def _linked(path: str) -> str:
 
 def commands() -> str:
     """Markdown: `aepsl` and each of its commands as `--help` has them."""
-    if importlib.util.find_spec("aepsl.cli") is None:
-        return ""
-    from aepsl.cli.app import app
     from typer.main import get_command
 
+    from aepsl.cli.app import app
+
     whole: Any = get_command(app)
-    return "\n".join(_command(name, whole.commands[name]) for name in whole.commands if not whole.commands[name].hidden)
+    pages = [_command(f"aepsl {name}", command) for name, command in whole.commands.items() if not command.hidden]
+    return "\n".join([*_options(whole), *pages])
 
 
 def _command(name: str, command: Any) -> str:
-    required = [parameter.human_readable_name for parameter in command.params if parameter.param_type_name == "argument"]
-    lines = [f"## aepsl {name}", "", "```text", " ".join(["aepsl", name, "[OPTIONS]", *required]), "```", "", command.help or "", ""]
+    arguments = [_argument(parameter) for parameter in command.params if parameter.param_type_name == "argument"]
+    usage = " ".join([name, "[OPTIONS]", *arguments])
+    lines = [f"### {name}", "", "```text", usage, "```", "", command.help or "", "", *_options(command)]
+    return "\n".join([*lines, *(["```text", command.epilog.replace("\b\n", ""), "```"] if command.epilog else []), ""])
+
+
+def _argument(parameter: Any) -> str:
+    name = str(parameter.metavar or parameter.name.upper())
+    return name if parameter.required else f"[{name.strip('[]')}]"
+
+
+def _options(command: Any) -> list[str]:
+    lines = []
     for parameter in command.params:
-        told = (getattr(parameter, "help", "") or "").strip()
-        title = parameter.human_readable_name if parameter.param_type_name == "argument" else ", ".join([*parameter.opts, *parameter.secondary_opts])
-        lines += [f"`{title}`", f": {told or '–'}", ""]
-    return "\n".join(lines)
+        if getattr(parameter, "hidden", False):
+            continue
+        title, told = _argument(parameter), (parameter.help or "").strip()
+        if parameter.param_type_name == "option":
+            title = " / ".join(filter(None, [", ".join(parameter.opts), ", ".join(parameter.secondary_opts)]))
+            if not parameter.is_flag:
+                title += f" {parameter.metavar or parameter.type.name.upper()}"
+                told += f" Default: `{parameter.default}`." if isinstance(parameter.default, str | int | float | Path) else ""
+        lines += [f"`{title}`", f": {told}", ""]
+    return lines
 
 
 def make() -> str:
@@ -312,5 +329,5 @@ def with_fields(lines: Sequence[str]) -> list[str]:
             result.append(f"    {line.strip()}")
         else:
             name, _, text = line.partition(" : ")
-            result.append(f":{field} {name}: {text}")
+            result.append(f":{field} {name.replace(', ', ',')}: {text}")  # what stands before a blank would be taken for a type
     return result

@@ -264,6 +264,19 @@ def test_the_account_names_every_try_and_what_is_kept(server: Server, tmp_path: 
     assert (tmp_path / ".file.part").read_bytes() == GOOD[:kept]
 
 
+def test_a_proxy_that_does_not_answer_is_named_without_its_password_and_where_there_is_none_it_is_asked_for(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = "Behind a proxy: export https_proxy=http://host:port, and run again."
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert ask in story_of("http://127.0.0.1:1/file", tmp_path / "file")
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:1")
+    story = story_of("http://data.invalid/file", tmp_path / "file")
+    assert "no connection by the proxy 127.0.0.1:1 (http_proxy, https_proxy): " in story
+    assert "secret" not in story
+    assert ask not in story
+
+
 @pytest.mark.parametrize("path", ["gone", "wrong", "page"])
 def test_what_cannot_pass_is_tried_once(server: Server, tmp_path: Path, path: str) -> None:
     pauses = Pauses()

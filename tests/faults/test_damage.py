@@ -28,7 +28,8 @@ ALIKE = {"data/mined/r0.zip": "data/mined/r1.zip", "data/mined/r1.zip": "data/mi
          "data/predictions.zip": "data/truth.zip", "data/scores.zip": "data/predictions.zip", "data/raw.zip": "data/images.zip",
          "data/weights/classify.pth": "models/classifier/r2.pt", "data/weights/segment.pth": "models/classifier/r1.pt",
          "data/index.csv": "data/mean_pixel.json", "data/mean_pixel.json": "data/index.csv", "metrics/stop.csv": "data/index.csv",
-         "metrics/stop.json": "data/mean_pixel.json"}
+         "metrics/stop.json": "data/mean_pixel.json", "metrics/val.json": "metrics/pseudo_labels.json",
+         "metrics/pseudo_labels.json": "metrics/val.json"}
 
 
 def truncated(data: bytes, rng: random.Random) -> bytes:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from aepsl.data import voc
-from aepsl.data.archive import ArchiveReader, ArchiveWriter, decode_image, encode_grey, encode_mask
+from aepsl.data.archive import MOST_PIXELS, ArchiveReader, ArchiveWriter, decode_image, encode_grey, encode_mask
 from aepsl.data.index import read_index
+from aepsl.data.photograph import decode_photograph
 from aepsl.data.prepare import prepare
 from aepsl.errors import AepslError
 from aepsl.evaluation.mask_png import mask_png_faults
@@ -138,6 +139,22 @@ def test_photographs(tmp_path: Path) -> None:
         return kept == data and (data.startswith(b"\xff\xd8") or checksums_hold(data))
 
     fuzz("photographs", images(PHOTOGRAPHS), judge, names=["JPEGImages/a.png", "SegmentationClass/a.png"], short=60, long=1500, isolated=tmp_path)
+
+
+ANYTHING = [*PHOTOGRAPHS, saved(RGB, "WEBP", lossless=True), saved(RGB, "WEBP", exif=turned()), saved(RGB.convert("RGBA"), "WEBP"), saved(RGB, "BMP"),
+            saved(RGB.quantize(9), "GIF", transparency=1), saved(RGB, "GIF", save_all=True, append_images=[GREY]), saved(RGB.quantize(4), "BMP"),
+            *(saved(RGB, "TIFF", compression=name, exif=turned()) for name in ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg")),
+            saved(RGB.convert("CMYK"), "TIFF"), saved(Image.fromarray(np.arange(63, dtype=np.uint16).reshape(7, 9) * 999), "TIFF"),
+            saved(Image.fromarray(np.arange(63, dtype=np.uint16).reshape(7, 9) * 999)), saved(RGB.convert("1"), "TIFF", compression="group4")]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_photographs_of_any_kind(tmp_path: Path) -> None:
+    def judge(data: bytes) -> bool:
+        found = decode_photograph(data, "a.png")
+        return found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3 and 0 < found.size <= 3 * MOST_PIXELS
+
+    fuzz("photographs of any kind", images(ANYTHING), judge, names=["a.png"], short=120, long=3000, isolated=tmp_path)
 
 
 def test_masks(tmp_path: Path) -> None:

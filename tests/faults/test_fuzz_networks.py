@@ -1,12 +1,14 @@
 """Model files, weights and scores from anywhere. What they hold is never run, and a network is never given other numbers than were saved."""
 
 import io
+import json
 import os
 import pickle
 import struct
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,18 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from aepsl import Segmenter
 from aepsl.data.archive import ArchiveReader, ArchiveWriter
 from aepsl.errors import AepslError
 from aepsl.networks.blank import save_blank
 from aepsl.networks.classifier import Classifier
 from aepsl.networks.files import continue_classifier, load_classifier, load_segmenter, save_model
-from aepsl.networks.segmenter import Segmenter
+from aepsl.networks.packages import Crf, digest, load_package, write_package
+from aepsl.networks.segmenter import Segmenter as SegmenterNetwork
 from aepsl.networks.trunks import build_trunk
 from aepsl.networks.weights import StartingWeights, load_into, load_weights, save_weights, starting_weights
 from aepsl.params import Network
+from aepsl.segmentation.presets import PRESETS
 from aepsl.segmentation.scores import encoded_scores, read_scores
 from tests.faults.fuzzing import LONG, TEXTS, TOKENS, fuzz, mutated, paths_of
 
@@ -53,8 +58,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     facts = {"round": "r1", "final_loss": 0.5, "scale": 1.0, "psl": "predicted", "output": "softmax"}
     save_model(folder / "classifier.pt", Classifier(trunk(), 2, generator=torch.Generator().manual_seed(1)), network=SMALL, classes=("cat", "dog"),
                facts=facts)
-    save_model(folder / "segmenter.pt", Segmenter(trunk(), 2, with_classification=True, generator=torch.Generator().manual_seed(1)), network=SMALL,
-               classes=("cat", "dog"), facts=facts)
+    segmenter = SegmenterNetwork(trunk(), 2, with_classification=True, generator=torch.Generator().manual_seed(1))
+    save_model(folder / "segmenter.pt", segmenter, network=SMALL, classes=("cat", "dog"), facts=facts)
+    write_package(folder / "package.pt", folder / "segmenter.pt", scales=[1.0], flip=False, prohibit_below=0.1,
+                  crf=Crf(preset="psa", backend="torch", settings=PRESETS["psa"]), largest_side=64, metrics=None)
     save_blank(folder / "blank.pt")
     save_weights(folder / "weights.pt", StartingWeights("mobilenet_v2", "imagenet", "test", trunk().state_dict()))
     return {path.stem: path.read_bytes() for path in folder.iterdir()}
@@ -156,6 +163,46 @@ def test_models_with_changed_content(tmp_path: Path, models: dict[str, bytes], k
     fuzz(f"{kind}, content", changed(content).map(saved), judge, names=[str(path)], short=30, long=500, isolated=tmp_path)
 
 
+def test_packages_with_changed_bytes(tmp_path: Path, models: dict[str, bytes]) -> None:
+    path = tmp_path / "package.pt"
+    known = []
+    for name in ("package", "segmenter"):
+        path.write_bytes(models[name])
+        known.append(load_package(path, CPU))
+
+    def judge(data: bytes) -> bool:
+        path.write_bytes(data)
+        loaded = load_package(path, CPU)
+        return equal(loaded.model.state_dict(), known[0].model.state_dict()) and (loaded.classes, loaded.package, loaded.sha256) in [
+            (other.classes, other.package, other.sha256) for other in known]
+
+    samples = [models["package"], models["package"], models["segmenter"], models["classifier"]]
+    fuzz("package, bytes", mutated(samples, SCRAPS), judge, names=[str(path)], short=40, long=1500, isolated=tmp_path)
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["", "with a checksum that holds"])
+def test_packages_with_changed_content(tmp_path: Path, models: dict[str, bytes], sealed: bool) -> None:
+    """Whoever changes a package and its checksum alike can make it another one; but never one that cannot be used."""
+    path = tmp_path / "package.pt"
+    content = torch.load(io.BytesIO(models["package"]), weights_only=True)
+
+    def seal(given: dict[str, Any]) -> dict[str, Any]:
+        with suppress(TypeError, ValueError, KeyError, AttributeError, RuntimeError):
+            return given | {"sha256": digest(given)}
+        return given
+
+    def judge(data: bytes) -> bool:
+        path.write_bytes(data)
+        segmenter = Segmenter.load(path, "cpu")
+        assert len(repr(segmenter)) < 10**5
+        json.dumps(segmenter.info)
+        return segmenter.predict(np.zeros((17, 20, 3), np.uint8)).mask.shape == (17, 20)
+
+    inputs = (changed(content) | changed(content["package"]).map(lambda package: content | {"package": package})).map(
+        lambda given: saved(seal(given) if sealed else given))
+    fuzz(f"package, content{', sealed' * sealed}", inputs, judge, names=[str(path)], short=24, long=800, isolated=tmp_path)
+
+
 def test_weights_with_changed_bytes(tmp_path: Path, models: dict[str, bytes]) -> None:
     path = tmp_path / "weights.pt"
     path.write_bytes(models["weights"])
@@ -217,7 +264,8 @@ def test_hostile_files_are_refused_and_nothing_of_them_is_run(tmp_path: Path, nu
              "facts": {"scale": value}, "state": {}}
     readers: list[Callable[[Path], Any]] = [partial(load_classifier, device=CPU), load_weights]
     if LONG:
-        readers += [partial(load_segmenter, device=CPU), partial(continue_classifier, model=Classifier(trunk(), 2)),
+        readers += [partial(load_segmenter, device=CPU), partial(load_package, device=CPU),
+                    partial(continue_classifier, model=Classifier(trunk(), 2)),
                     lambda path: starting_weights("vgg16", str(path), width=1, cache=tmp_path)]
     for content in (value, [value], {"a": value}, place, {"format": 1, "state": {"a": value}}, {"0.weight": value})[0 if LONG else 3:]:
         for data in (saved(content), saved(content, legacy=True), pickle.dumps(content), pickle.dumps(content, 0)):

@@ -22,7 +22,7 @@ from tests.conftest import ROOT, Checkout, commands, lock, succeed
 LONG = os.environ.get("AEPSL_FAULTS") == "long"
 # One pass, so that the CRF makes no labels. Without background in the labels, classes compete everywhere and the CRF has something to decide.
 ONE_PASS = {"passes": ["s1"], "relabels": {}, "last_pass": "s1", "merge.background_below": 0.0, "merge.background_below_outdoors": 0.0}
-TAIL = ("merge", "segment@s1", "predict", "refine", "export", "evaluate", "package", "rounds", "gallery")
+TAIL = ("merge", "segment@s1", "predict", "refine", "export", "evaluate", "package", "rounds", "gallery", "report")
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 OBJECT = re.compile(r"files/md5/([0-9a-f]{2})/([0-9a-f]{30})$")
 

@@ -32,7 +32,7 @@ def shared(author, place, page):
 def artefacts(work) -> dict[str, os.stat_result]:
     """Every artefact of dvc.lock that lies in the checkout and in the cache, and what the file system says of it."""
     return {out["path"]: (work / out["path"]).stat() for stage in lock(work).values() for out in stage.get("outs", ())
-            if "hash" in out and not out["path"].startswith("metrics/") and (work / out["path"]).exists()}
+            if "hash" in out and not out["path"].startswith("metrics/") and (work / out["path"]).is_file()}
 
 
 def test_two_checkouts_and_their_cache_hold_one_file_between_them(shared) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from aepsl.data.part import Part
-from aepsl.data.transfer import MIB, Fault, transfer
+from aepsl.data.transfer import MIB, Fault, by_proxy, transfer
 from aepsl.errors import AepslError
 
 LONGEST_PAUSE = 60.0  # seconds between two tries
@@ -80,6 +80,8 @@ def fetch(urls: Sequence[str], target: Path, *, md5: str | None = None, sha256: 
     described = f" ({', '.join(known)})" if known else ""
     raise AepslError(f"{target.name}: expected to download it, found no address that gives the right file:\n{tried}\n"
                      + (f"The first {kept} bytes are kept in {part.path}: run again to continue.\n" if kept else "")
+                     + ("Behind a proxy: export https_proxy=http://host:port, and run again.\n"
+                        if "no connection: " in tried and not by_proxy() else "")
                      + f"Get the file in another way{described}, put it at {target}, and run again")
 
 

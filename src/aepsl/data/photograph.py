@@ -74,7 +74,7 @@ def decode_photograph(data: bytes, name: str = "photograph") -> np.ndarray:
     try:
         with _opened(data) as image:
             return upright_rgb(image)
-    except (*IMAGE_FAULTS, MemoryError) as error:
+    except (*IMAGE_FAULTS, MemoryError, Image.DecompressionBombError) as error:  # the last by Pillow's own limit, which lies higher
         raise AepslError(f"{name}: expected a complete photograph ({KINDS}), found {image_fault(error)}") from error
 
 

@@ -194,8 +194,17 @@ def _explained(error: Exception, timeout: float) -> Fault:
         return Fault(f"no answer within {timeout:g} s", passes=True)
     passes = isinstance(reason, PASSING_ERRORS) or (isinstance(reason, OSError) and reason.errno in UNREACHABLE) or (
         isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_AGAIN)
-    story = "no connection" if isinstance(error, urllib.error.URLError) else "the transfer failed"
+    story = "the transfer failed"
+    if isinstance(error, urllib.error.URLError):
+        story = "no connection" if isinstance(reason, FileNotFoundError) else f"no connection{by_proxy()}"
     return Fault(f"{story}: {str(reason) or type(reason).__name__}", passes=passes)
+
+
+def by_proxy() -> str:
+    """The proxies that this machine's settings name, without the passwords that may stand in them; "" = none."""
+    proxies = urllib.request.getproxies()
+    places = {urlsplit(proxies[kind]).netloc.rpartition("@")[2] or "of an odd address" for kind in ("http", "https") if kind in proxies}
+    return f" by the proxy {' or '.join(sorted(places))} (http_proxy, https_proxy)" if places else ""
 
 
 def _retry_after(headers: Message) -> float:

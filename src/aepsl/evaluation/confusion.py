@@ -12,18 +12,21 @@ Of a single image only the :func:`margins` are kept: 4 (1+C) numbers instead of 
 classes and 98 MB for 20,210 of 150. Every score of a set follows from their sum, under every policy.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 
 from aepsl.data.archive import VOID, ArchiveReader
 from aepsl.errors import AepslError
 from aepsl.parallel import ALONE, in_processes
+from aepsl.progress import progress
 
 VoidAs = Literal["miss", "background", "left-out"]
 CHUNK = 16  # images per task handed to a process
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 class Confusion:
@@ -218,7 +221,7 @@ def evaluate_masks(ids: Sequence[str], truth: ArchiveReader, predict: Callable[[
     processes : how many; 0 = one per core. The counts do not depend on it.
     """
     total, images = Confusion(classes), [np.zeros((0, 4, 1 + classes), np.int64)]
-    for part, each in in_processes(partial(_count, truth=truth, predict=predict, classes=classes), chunks(ids), processes=processes, alone=ALONE):
+    for part, each in over_chunks(partial(_count, truth=truth, predict=predict, classes=classes), chunks(ids), processes=processes, label="score"):
         total.merge(part)
         images.append(each)
     return Counted(total.matrix, np.concatenate(images))
@@ -227,6 +230,12 @@ def evaluate_masks(ids: Sequence[str], truth: ArchiveReader, predict: Callable[[
 def chunks(ids: Sequence[str]) -> list[list[str]]:
     """The ids in runs of :data:`CHUNK`, so that a process returns counts once per run and not once per image."""
     return [list(ids[start:start + CHUNK]) for start in range(0, len(ids), CHUNK)]
+
+
+def over_chunks(function: Callable[[list[J]], R], jobs: Sequence[list[J]], *, processes: int, label: str) -> Iterator[R]:
+    """``function(job)`` of every job, a list of images each, in order and with progress by images."""
+    results = in_processes(function, jobs, processes=processes, alone=ALONE)
+    return progress(results, total=sum(map(len, jobs)), sizes=map(len, jobs), label=label)
 
 
 def _count(ids: Iterable[str], *, truth: ArchiveReader, predict: Callable[[str], np.ndarray], classes: int) -> tuple[Confusion, np.ndarray]:

@@ -16,8 +16,7 @@ import numpy as np
 
 from aepsl.data.archive import VOID, ArchiveReader
 from aepsl.errors import AepslError
-from aepsl.evaluation.confusion import VoidAs, chunks, mean_iou
-from aepsl.parallel import ALONE, in_processes
+from aepsl.evaluation.confusion import VoidAs, chunks, mean_iou, over_chunks
 
 Row = dict[str, float | int]
 
@@ -136,7 +135,7 @@ def mined_rounds(ids: Sequence[str], truth: ArchiveReader, mined: ArchiveReader,
         return []
     counts = RungCounts.empty(rounds, labels.shape[1])
     work = partial(_count_mined, truth=truth, mined=mined, rounds=rounds, classes=labels.shape[1])
-    for part in in_processes(work, _labelled(ids, labels), processes=processes, alone=ALONE):
+    for part in over_chunks(work, _labelled(ids, labels), processes=processes, label="score the regions"):
         counts.merge(part)
     return [{"round": number, **row} for number, row in enumerate(counts.rows(void_as=void_as)[::-1], 1)]
 
@@ -157,7 +156,7 @@ def threshold_curve(ids: Sequence[str], truth: ArchiveReader, heatmaps: Callable
     """
     counts = RungCounts.empty(levels, classes)
     work = partial(_count_heat, truth=truth, heatmaps=heatmaps, levels=levels, classes=classes)
-    for part in in_processes(work, chunks(ids), processes=processes, alone=ALONE):
+    for part in over_chunks(work, chunks(ids), processes=processes, label="score every threshold"):
         counts.merge(part)
     return [{"threshold": level / levels, **row} for level, row in enumerate(counts.rows(void_as=void_as))]
 
@@ -226,7 +225,7 @@ def part_recall(ids: Sequence[str], truth: ArchiveReader, mined: ArchiveReader, 
     held = np.zeros((len(names), rounds), np.int64)
     total = np.zeros(len(names), np.int64)
     work = partial(_count_parts, truth=truth, mined=mined, parts=parts, rounds=rounds, kinds=len(names))
-    for some_held, some_total in in_processes(work, _labelled(ids, labels), processes=processes, alone=ALONE):
+    for some_held, some_total in over_chunks(work, _labelled(ids, labels), processes=processes, label="score the parts"):
         held += some_held
         total += some_total
     return [{"round": number, **{name: _share(held[kind, rounds - number], total[kind]) for kind, name in enumerate(names)}}

@@ -7,8 +7,7 @@ from typing import Any
 
 from aepsl.data.archive import ArchiveReader
 from aepsl.data.index import Index
-from aepsl.evaluation.confusion import VoidAs, chunks
-from aepsl.parallel import ALONE, in_processes
+from aepsl.evaluation.confusion import VoidAs, chunks, over_chunks
 
 NO_TRUTH = "the data set has no masks for this split: nothing to score"
 
@@ -43,7 +42,7 @@ def truth_digest(ids: Sequence[str], truth: ArchiveReader, *, processes: int = 0
     hashed: the same mask is the same truth, whatever wrote the PNG.
     """
     total = hashlib.sha256()
-    for lines in in_processes(partial(_lines, truth=truth), chunks(ids), processes=processes, alone=ALONE):
+    for lines in over_chunks(partial(_lines, truth=truth), chunks(ids), processes=processes, label="read the truth"):
         total.update(lines)
     return total.hexdigest()
 

@@ -1,4 +1,4 @@
-"""Line charts as numbers: where ticks, lines and their labels stand. The template draws them; nothing here knows SVG but its y that grows downwards."""
+"""Line charts as numbers: where ticks, lines and their labels stand. The template draws them; all that is SVG here is that y grows downwards."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -61,6 +61,7 @@ def line_chart(title: str, lines: Mapping[str, Sequence[Point]], *, x_label: str
     y_ticks = ticks(0.0 if 0 <= low < 0.5 * high else low, high, 4)
     x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 0.5, max(xs) + 0.5)
     x_ticks = [tick for tick in ticks(x_low, x_high, 5) if x_low <= tick <= x_high]
+    x_ticks = [tick for tick in x_ticks if tick == int(tick)] or x_ticks
     right = WIDTH - 14 - LETTER * max(map(len, kept))
     bottom = HEIGHT - BOTTOM
 

@@ -50,7 +50,7 @@ HEADLINES = (
     Headline("pseudo_labels", "pseudo_label_miou", "Pseudo-labels", "mean IoU over classes on train; an ignored pixel counts as an error"),
     Headline("pseudo_labels", "pseudo_label_coverage", "Pixels labelled", "share of the pixels of train that pseudo-labels do not ignore"),
     Headline("pseudo_labels", "relabelled_miou", "Relabelled", "mean IoU over classes on train of the labels of the last pass"),
-    Headline("oracle", "erasing_gain", "Gained by erasing", "precision of the mined regions above that of one round of the same area, in points", "points"),
+    Headline("oracle", "erasing_gain", "Gained by erasing", "precision of the mined regions above that of one round of the same area", "points"),
     Headline("rounds", "best_round_oracle", "Best round", "that with the best pseudo-labels, by the truth", "count"))
 ROUNDS = (
     Column("round", "round", "text"),
@@ -171,7 +171,7 @@ def confusion(counts: Sequence[Sequence[int]] | None) -> dict[str, Any] | None:
     pairs = sorted(((count, actual, predicted) for actual, row in enumerate(counts) for predicted, count in enumerate(row)
                     if count and actual != predicted), key=lambda pair: (-pair[0], pair[1:]))
     return {"counts": counts, "totals": totals, "shares": shares,
-            "levels": [[0 if share == 0 else max(1, round(share / 10)) for share in row] for row in shares],
+            "levels": [[0 if share < 0.5 else max(1, round(share / 10)) for share in row] for row in shares],
             "worst": [{"actual": actual, "predicted": predicted, "count": count, "share": shares[actual][predicted]}
                       for count, actual, predicted in pairs[:MOST_CONFUSIONS]]}
 

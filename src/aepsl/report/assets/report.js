@@ -165,7 +165,7 @@ const report = (() => {
   function run() {
     const facts = aepsl.facts, place = by("run-facts"), against = by("against");
     if (!facts) {
-      place.replaceChildren(make("p", {className: "notice"}, make("code", {textContent: "report/run.js"}), " is not here, so revision, versions and times are unknown. It belongs to the machine that ran the pipeline and is not part of the stored report."));
+      place.replaceChildren(make("p", {className: "notice"}, make("code", {textContent: "report/run.js"}), " is not here, so revision, versions and times are unknown. It belongs to the machine that ran the pipeline and is not part of the stored report; ", make("code", {textContent: "aepsl report"}), " writes it anew."));
       against.replaceChildren(make("p", {className: "muted", textContent: "Unknown without run.js."}));
       return;
     }

@@ -21,7 +21,8 @@ from benchmarks.harness import rows_in
 from benchmarks.results import PAGE, RESULTS, ROOT, machine, merged, read, write_results
 
 # Topic: most seconds it may take. The modules of this package have these names.
-TOPICS = {"crf": 600, "heatmaps": 600, "training": 600, "evaluation": 600, "saliency": 300, "storage": 900, "pipeline": 1800, "gpu": 1800, "report": 300}
+TOPICS = {"crf": 600, "heatmaps": 600, "training": 600, "evaluation": 600, "saliency": 300, "storage": 900, "report": 300, "pipeline": 1800,
+          "gpu": 1800}
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from aepsl.data.archive import VOID, write_atomically
+from aepsl.data.archive import VOID
 from aepsl.report.facts import Gallery, Layer, Overview
 from aepsl.report.layers import Panels, class_colours, painted, predicted_layers, train_layers
 from aepsl.report.page import write_page
@@ -80,7 +80,7 @@ def panels_of(seed: int, size: tuple[int, int], labels: Sequence[int], *, truth:
         mask[((columns - x) / (0.2 * width)) ** 2 + ((rows - y) / (0.3 * height)) ** 2 < 1] = label
     noise = [np.asarray(Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).filter(ImageFilter.GaussianBlur(radius)), np.float32)
              for radius in (1, 12)]
-    picture = 128 + 0.6 * (noise[0] - 128) + 3 * (noise[1] - 128) + 40 * (mask[..., None] > 0)
+    picture = 128 + 1.1 * (noise[0] - 128) + 3 * (noise[1] - 128) + 40 * (mask[..., None] > 0)
     predicted = np.roll(mask, width // 25, 1)
     merged = np.where(np.roll(mask, width // 20, 0) != mask, VOID, mask).astype(np.uint8)
     step = 8
@@ -129,10 +129,12 @@ def write_report(out: Path, overview: Overview, gallery: Gallery, *, sides: tupl
         for number in range(-(-len(gallery.ids) // per))[:most_shards]:
             rows = range(number * per, min(len(gallery.ids), (number + 1) * per))
             images = [pictures[gallery.splits[row]][row % len(pictures[gallery.splits[row]])][kind] for row in rows]
-            write_atomically(out / "data" / shard_name(kind, number), shard_script(kind, number, images))
-    write_atomically(out / "data/index.js", index_script(gallery, DIGEST))
+            (out / "data" / kind).mkdir(parents=True, exist_ok=True)
+            (out / "data" / shard_name(kind, number)).write_bytes(shard_script(kind, number, images))
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    (out / "data/index.js").write_bytes(index_script(gallery, DIGEST))
     if run is not None:
-        write_atomically(out / "run.js", script("run", {"digest": DIGEST, "revision": None, "versions": {}, "runtime": [], "against": None, **run}))
+        (out / "run.js").write_bytes(script("run", {"digest": DIGEST, "revision": None, "versions": {}, "runtime": [], "against": None, **run}))
     write_page(out, overview, gallery)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from aepsl.report.facts import Gallery, Overview
+from benchmarks.__main__ import run
+from benchmarks.harness import rows_in
 from benchmarks.report_data import VOC, gallery_of, overview_of, write_report
 
 Visit = Callable[..., Any]
@@ -29,7 +31,7 @@ def shown(page: Any) -> str:
     return text
 
 
-def until(page: Any, condition: str, seconds: float = 8) -> None:
+def until(page: Any, condition: str, seconds: float = 20) -> None:
     """Wait until a JavaScript expression holds. Playwright's own way evaluates within the page, which its policy forbids."""
     end = time.monotonic() + seconds
     while not page.evaluate(condition):
@@ -529,6 +531,34 @@ def test_reports_without_truth_or_images_are_whole(visit: Visit, tmp_path: Path,
 
 # ---- anywhere
 
+def test_a_key_held_down_goes_through_images_and_the_address_follows(visit: Visit, report: Path) -> None:
+    page = visit(report, "#image=2007_000000")
+    full_view(page)
+    page.evaluate("""() => { for (let press = 0; press < 90; press += 1)
+        document.querySelector('#viewer').dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true, cancelable: true})); }""")
+    assert page.locator("#viewer-id").text_content() == "2007_000090"
+    assert page.evaluate("gallery.link()").endswith("#image=2007_000090")
+    page.wait_for_selector(".sheet img")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "2007_000090"
+
+
+def test_the_report_of_a_finished_run_opens_and_shows_its_images(visit: Visit, finished: Any) -> None:
+    page = visit(finished / "report", "#gallery")
+    assert shown(page) == "18 images"
+    loaded(page)
+    page.keyboard.press("Enter")
+    full_view(page)
+    page.keyboard.press("Escape")
+    page.select_option("[name=split]", "val")
+    assert len(ids(page)) == 6
+    page.click("nav >> text=Overview")
+    assert page.locator(".tile").count() >= 3
+    assert page.locator("#rounds tbody tr").count() == 2
+    assert page.locator(".chart").count() >= 2
+    assert "torch" in page.locator("#run").text_content()
+
+
 def test_the_page_works_from_a_web_server_too(visit: Visit, serve: Callable[[Path], str], report: Path) -> None:
     page = visit(serve(report), "#gallery&sort=iou")
     loaded(page)
@@ -554,6 +584,26 @@ def test_a_phone_shows_all_without_scrolling_sideways(visit: Visit, report: Path
         return box.width && element.checkVisibility() && !element.closest('table') && (box.height < 43.5 || box.width < 43.5);
     }).map((element) => `${element.tagName} ${element.id} ${element.textContent}`)""", touched)
     assert small == []
+
+
+def test_a_finger_turns_to_the_next_image_and_back(visit: Visit, report: Path) -> None:
+    page = visit(report, "#image=2007_000001", **PHONE)
+    full_view(page)
+    box = page.locator("#stage").bounding_box()
+    touch = page.context.new_cdp_session(page)
+
+    def wipe(*places: int) -> None:
+        for number, x in enumerate(places):
+            points = [{"x": x, "y": box["y"] + 150}]
+            touch.send("Input.dispatchTouchEvent", {"type": "touchMove" if number else "touchStart", "touchPoints": points})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    wipe(250, 200, 150, 100)
+    assert page.locator("#viewer-id").text_content() == "2007_000002"
+    wipe(100, 150, 200, 250)
+    assert page.locator("#viewer-id").text_content() == "2007_000001"
+    wipe(100, 120)
+    assert page.locator("#viewer-id").text_content() == "2007_000001"
 
 
 def test_a_keyboard_reaches_everything_and_shows_where_it_is(visit: Visit, report: Path) -> None:
@@ -619,3 +669,13 @@ def test_shards_are_kept_by_the_handful_while_one_goes_through_all(visit: Visit,
     kept = page.evaluate("shards.sizes()")
     assert 4 <= kept["thumbs"] <= 6
     assert 0 < kept["full"] <= 3
+
+
+def test_the_benchmark_measures_weight_and_first_view(browser: Any, tmp_path: Path) -> None:
+    assert browser.is_connected()
+    assert run("report", tmp_path / "rows", quick=True) is None
+    weight, view = rows_in(tmp_path / "rows")
+    assert weight["unit"] == "MB"
+    assert 0.05 < weight["ours"] < 2
+    assert view["unit"] == "s"
+    assert view["ours"] > 0

@@ -79,6 +79,15 @@ def test_the_page_holds_no_script_style_or_handler_of_its_own_and_asks_nobody() 
         assert not re.search(risky, path.read_text()), path
 
 
+def test_the_policy_of_the_page_allows_its_own_files_alone() -> None:
+    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', render(overview_of(), gallery_of(1)))
+    assert found
+    policy = dict(part.strip().split(" ", 1) for part in found[1].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == "'self'"
+    assert set(policy["img-src"].split()) == {"'self'", "data:"}
+
+
 def test_equal_facts_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "other"):
         write_page(tmp_path / name, overview_of(), gallery_of(30))

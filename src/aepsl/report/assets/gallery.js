@@ -36,17 +36,32 @@ const gallery = (() => {
     return of.view === "gallery" ? `#${parts.length && of.image ? parts.join("&") : ["gallery", ...parts].join("&")}` : "#overview";
   }
 
+  // Browsers forbid more than some changes of the address a second, as a key that is held down would make: then it follows a little later.
+  const CHANGES = 50, SPAN = 10000;
+  const changes = [];
+  let due = 0;
+
+  function address() {
+    clearTimeout(due);
+    const now = performance.now();
+    while (changes.length && now - changes[0] > SPAN) changes.shift();
+    if (changes.length >= CHANGES) { due = setTimeout(address, 300); return; }
+    changes.push(now);
+    history.replaceState(null, "", written(state));
+  }
+
   // Change what is shown. A step that Back should undo gets an entry of its own in the history.
   function go(change, {push = false} = {}) {
     const before = state;
     state = {...state, ...change, view: "gallery"};
-    if (push) history.pushState(null, "", written(state));
-    else history.replaceState(null, "", written(state));
+    if (push) { clearTimeout(due); history.pushState(null, "", written(state)); }
+    else address();
     show(before);
   }
 
   function arrive() {
     const before = state, anchor = location.hash.slice(1);
+    clearTimeout(due);
     state = read(location.hash);
     show(before);
     if (state.view === "overview" && anchor && anchor !== "overview") by(anchor)?.scrollIntoView();
@@ -117,6 +132,12 @@ const gallery = (() => {
     text.hidden = !state.failure;
     if (state.failure) text.textContent = `${state.failure}: ${MEANING[state.failure]}. Shown are images where it is at least ${state.least} %; images without truth are left out.`;
     by("size").value = state.size;
+    opacity();
+  }
+
+  // While a slider moves: the address follows when it is let go.
+  function fade(share) {
+    state.opacity = share;
     opacity();
   }
 
@@ -280,7 +301,7 @@ const gallery = (() => {
     form.onreset = (event) => { event.preventDefault(); const {q, split, class: chosen, failure, least, sort, page} = DEFAULTS; form.elements.q.value = ""; go({q, split, class: chosen, failure, least, sort, page}); };
     by("filter-box").open = !matchMedia("(max-width: 46rem)").matches;
     by("size").onchange = () => go({size: Number(by("size").value), page: 1});
-    by("opacity").oninput = () => { state.opacity = Number(by("opacity").value); opacity(); };
+    by("opacity").oninput = () => fade(Number(by("opacity").value));
     by("opacity").onchange = () => go({opacity: Number(by("opacity").value)});
     const panel = by("panel"), size = Number(remembered.get("aepsl-panel"));
     const resize = () => document.documentElement.style.setProperty("--panel", `${panel.value}px`);
@@ -329,7 +350,8 @@ const gallery = (() => {
       addEventListener("hashchange", () => { if (written(state) !== location.hash) arrive(); });
       arrive();
     },
-    go, neighbour, focusCard, listed, layersOf, single, opacity,
+    go, neighbour, focusCard, listed, layersOf, single, fade,
+    link: () => location.href.split("#")[0] + written(state),
     get state() { return state; },
     get data() { return data; },
     row: (id) => ids.get(id) ?? null,

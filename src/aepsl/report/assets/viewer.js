@@ -30,6 +30,7 @@ const viewer = (() => {
     by("viewer-next").disabled = gallery.neighbour(row, 1) === null;
     facts();
     strip();
+    opacity();
     const waiting = setTimeout(() => note("Loading …"), 150);
     by("sheet").replaceChildren();
     try {
@@ -267,11 +268,12 @@ const viewer = (() => {
 
   function pointers(stage) {
     const down = new Map();
+    let begun = null;
     const centre = (event) => { const box = stage.getBoundingClientRect(); return [event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2]; };
     const gap = () => { const [one, other] = [...down.values()]; return Math.hypot(one[0] - other[0], one[1] - other[1]); };
     stage.addEventListener("wheel", (event) => { event.preventDefault(); scale(Math.exp(-event.deltaY / 400), centre(event)); }, {passive: false});
     stage.addEventListener("dblclick", (event) => zoom > 1 ? reset() : scale(3, centre(event)));
-    stage.addEventListener("pointerdown", (event) => { stage.setPointerCapture(event.pointerId); down.set(event.pointerId, centre(event)); drag = down.size === 2 ? gap() : null; probe(event); });
+    stage.addEventListener("pointerdown", (event) => { stage.setPointerCapture(event.pointerId); down.set(event.pointerId, centre(event)); drag = down.size === 2 ? gap() : null; begun = down.size === 1 ? centre(event) : null; probe(event); });
     stage.addEventListener("pointermove", (event) => {
       probe(event);
       const before = down.get(event.pointerId), now = centre(event);
@@ -279,6 +281,12 @@ const viewer = (() => {
       down.set(event.pointerId, now);
       if (down.size === 1) { shift = shift.map((value_, axis) => value_ + now[axis] - before[axis]); draw(); }
       else if (down.size === 2 && drag) { scale(gap() / drag, now); drag = gap(); }
+    });
+    // A finger that wipes sideways over the whole picture turns to the next image, as in a book.
+    stage.addEventListener("pointerup", (event) => {
+      if (event.pointerType !== "touch" || !begun || zoom > 1) return;
+      const [x, y] = centre(event).map((value_, axis) => value_ - begun[axis]);
+      if (Math.abs(x) > 60 && Math.abs(x) > 2 * Math.abs(y)) step(x < 0 ? 1 : -1);
     });
     for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, (event) => { down.delete(event.pointerId); drag = null; });
     stage.addEventListener("pointerleave", () => { by("probe").textContent = "\u00a0"; });
@@ -313,7 +321,7 @@ const viewer = (() => {
 
   async function copy() {
     const button = by("viewer-link"), say = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "Copy link"; }, 1500); };
-    try { await navigator.clipboard.writeText(location.href); say("Copied"); } catch { say("Copy the address above"); }
+    try { await navigator.clipboard.writeText(gallery.link()); say("Copied"); } catch { say("Copy the address above"); }
   }
 
   return {
@@ -331,7 +339,8 @@ const viewer = (() => {
       by("zoom-out").onclick = () => scale(1 / 1.5);
       by("zoom-fit").onclick = reset;
       by("heat-class").onchange = () => { wished = by("heat-class").value; strip(); choose(); };
-      by("viewer-opacity").oninput = () => { const share = Number(by("viewer-opacity").value); gallery.go({opacity: share}); };
+      by("viewer-opacity").oninput = () => { gallery.fade(Number(by("viewer-opacity").value)); opacity(); };
+      by("viewer-opacity").onchange = () => gallery.go({opacity: Number(by("viewer-opacity").value)});
       pointers(by("stage"));
       new ResizeObserver(fit).observe(by("stage"));
     },

@@ -255,7 +255,8 @@ def _argument(parameter: Any) -> str:
 
 
 def _options(command: Any) -> list[str]:
-    lines = []
+    lines: list[str] = []
+    context = command.make_context(command.name, [], resilient_parsing=True)
     for parameter in command.params:
         if getattr(parameter, "hidden", False):
             continue
@@ -263,7 +264,7 @@ def _options(command: Any) -> list[str]:
         if parameter.param_type_name == "option":
             title = " / ".join(filter(None, [", ".join(parameter.opts), ", ".join(parameter.secondary_opts)]))
             if not parameter.is_flag:
-                title += f" {parameter.metavar or parameter.type.name.upper()}"
+                title += f" {parameter.metavar or parameter.display_type(context)}"
                 told += f" Default: `{parameter.default}`." if isinstance(parameter.default, str | int | float | Path) else ""
         lines += [f"`{title}`", f": {told}", ""]
     return lines

@@ -50,8 +50,9 @@ def main(p: Any, compute: Compute, state: State, *, images: str, index: str, min
         before = argmax_mask(read_scores(coarse, val.ids[row]), mask.shape, stride=stride)
         sheet.append([image, overlay(image, before, colours), overlay(image, mask, colours), None if true is None else overlay(image, true, colours),
                       None if true is None else overlay(image, errors(true, mask, void_as="miss"), [BACKGROUND, *WRONG])])
-    judged = [*zip((*ERRORS, "right"), WRONG, strict=True), ("void", None)] if any(row[-1] is not None for row in sheet) else []
-    legend = [*classes, *judged]
+    legend = [*classes]
+    if any(row[-1] is not None for row in sheet):
+        legend += [*((f"errors: {name}", colour) for name, colour in zip((*ERRORS, "right"), WRONG, strict=True)), ("void", None)]
     write_atomically(Path(out) / "val.png", contact_sheet(sheet, ["photograph", "before the CRF", "prediction", "truth", "errors"], legend=legend))
     return 2 * ROWS
 

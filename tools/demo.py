@@ -138,10 +138,12 @@ def lines_of(pipe: IO[str]) -> Iterator[str | None]:
 
 def reproduce(screen: Screen, course: Course, command: list[str]) -> int:
     """Run the command, pass signals on to it and all it started, and return its status."""
-    often = {"AEPSL_PROGRESS_EVERY": "1"} if screen.live else {}
+    # DVC starts the `python` that is first on PATH: this one.
+    own = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
+    own |= {"AEPSL_PROGRESS_EVERY": "1"} if screen.live else {}
     # In a group of its own, so that a signal comes to each of it once, from here.
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0,
-                          env={"PYTHONUNBUFFERED": "1"} | os.environ | often) as process:
+                          env={"PYTHONUNBUFFERED": "1"} | os.environ | own) as process:
         assert process.stdout is not None
 
         def pass_on(number: int, frame: FrameType | None) -> None:

@@ -134,10 +134,10 @@ def _preset(name: str) -> Any:
 
 
 def readers() -> dict[str, list[str]]:
-    """Stages by the parameter, or group of them, that they declare."""
+    """Stages by the parameter, or group of them, that they declare or whose value is part of their command."""
     found: dict[str, list[str]] = {}
     for name, stage in pipeline().items():
-        for path in stage.get("params", ()):
+        for path in {*stage.get("params", ()), *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))}:  # the second name its files
             found.setdefault(path, []).append(name)
     return found
 
@@ -158,10 +158,10 @@ def parameters() -> str:
             for key in path.split("."):
                 value = value[key]
             here[name] = json.dumps(value, ensure_ascii=False)
-        different = len(set(here.values())) > 1
-        shown = " · ".join(f"{name} `{value}`" for name, value in here.items()) if different else f"all `{here['shapes']}`"
+        same = {value: [name for name in here if here[name] == value] for value in here.values()}
+        shown = " · ".join(f"`{value}` {', '.join(names) if len(same) > 1 else 'all'}" for value, names in same.items())
         read_by = sorted({stage for end in range(path.count(".") + 1) for stage in stages.get(path.rsplit(".", end)[0], ())})
-        below = sorted({stage for declared, names in stages.items() if declared.startswith(f"{path}.") for stage in names})
+        below = sorted({stage for declared, names in stages.items() if declared.startswith(f"{path}.") for stage in names} - {*read_by})
         facts = {"Type": type_of(schema), "Unit": unit_of(path), "Paper": _prose(paper), "Presets": shown,
                  "Read by": ", ".join(f"`{stage}`" for stage in [*read_by, *below])}
         lines += [f"(param-{path})=", f"### `{path}`", "", _prose(told[:1].upper() + told[1:]) + "." if told else "", ""]
@@ -172,7 +172,8 @@ def parameters() -> str:
 def _prose(text: str) -> str:
     """A comment as Markdown: nothing in it is markup but commands."""
     text = re.sub(r"([\\*_<>\[\]|^])", r"\\\1", text)
-    return re.sub(COMMAND, lambda found: f"`{re.sub(ESCAPED, '', found[1]).strip()}` ", text).strip()
+    text = re.sub(r"\(docs/(\w+)\.md\)", r"([\1](../\1.md))", text)
+    return re.sub(COMMAND, lambda found: f"`{re.sub(ESCAPED, '', found[1]).strip()}`" + found[1][len(found[1].rstrip()):], text).strip()
 
 
 # ---- stages
@@ -328,5 +329,5 @@ def with_fields(lines: Sequence[str]) -> list[str]:
             result.append(f"    {line.strip()}")
         else:
             name, _, text = line.partition(" : ")
-            result.append(f":{field} {name}: {text}")
+            result.append(f":{field} {name.replace(', ', ',')}: {text}")  # what stands before a blank would be taken for a type
     return result

@@ -74,7 +74,7 @@ def test_docstrings_become_field_lists() -> None:
     lines = ["Merge.", "", "Parameters", "----------", "mask : (H, W) uint8,", "    0 = ground.", "below, above : floats.", "",
              "Returns", "-------", "A mask", "of its size.", "", "More."]
     assert reference.with_fields(lines) == [
-        "Merge.", "", "", ":param mask: (H, W) uint8,", "    0 = ground.", ":param below, above: floats.", "",
+        "Merge.", "", "", ":param mask: (H, W) uint8,", "    0 = ground.", ":param below,above: floats.", "",
         "", ":returns:", "    A mask", "    of its size.", "", "More."]
 
 

@@ -93,7 +93,7 @@ def walked(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_every_command_of_the_tutorial_works(walked: Path) -> None:
     assert len(BLOCKS) >= 7
-    assert "miou" in (walked.parent / "said").read_text()
+    assert "mean IoU, %" in (walked.parent / "said").read_text()
 
 
 def test_the_photographs_are_small_upright_and_labelled(walked: Path) -> None:

@@ -53,18 +53,19 @@ def test_a_contact_sheet_keeps_proportions_and_leaves_gaps_empty():
     wide, grey = np.full((5, 10, 3), (200, 10, 10), np.uint8), np.full((4, 4), 70, np.uint8)
     sheet = contact_sheet([[wide, None], [None, grey]], ["image", "mask"], cell=20)
     pixels = np.asarray(Image.open(io.BytesIO(sheet)))
-    assert pixels.shape == (18 + 2 * 24, 4 + 2 * 24, 3)
+    assert pixels.shape == (18 + 14 + 24, 4 + 2 * 24, 3)  # a row is as high as its highest picture
     assert (pixels[18:28, 4:24] == [200, 10, 10]).all()
-    assert (pixels[28:42, 4:24] == 255).all()
-    assert (pixels[18:42, 28:] == 255).all()
-    assert (pixels[42:62, 28:48] == 70).all()
+    assert (pixels[28:32] == 255).all()
+    assert (pixels[18:32, 28:] == 255).all()
+    assert (pixels[32:, 4:24] == 255).all()
+    assert (pixels[32:52, 28:48] == 70).all()
     assert (pixels[:18] < 255).any()
     assert contact_sheet([[wide, None], [None, grey]], ["image", "mask"], cell=20) == sheet
 
 
-@pytest.mark.parametrize("rows", [[], [[None]], [[np.zeros((1, 300, 3), np.uint8)]]])
-def test_a_contact_sheet_of_little_or_of_extremes(rows):
-    assert Image.open(io.BytesIO(contact_sheet(rows, ["a"]))).size == (4 + 148, 18 + 148)
+@pytest.mark.parametrize(("rows", "height"), [([], 148), ([[None]], 148), ([[np.zeros((1, 300, 3), np.uint8)]], 5)])
+def test_a_contact_sheet_of_little_or_of_extremes(rows, height):
+    assert Image.open(io.BytesIO(contact_sheet(rows, ["a"]))).size == (4 + 148, 18 + height)
 
 
 def test_a_legend_stands_below_and_goes_on_in_another_line_where_it_is_long():

@@ -1,7 +1,8 @@
-"""`dvc plots show` and `dvc plots diff`: every plot that dvc.yaml names is there after a run, holds something, and is drawn without a network."""
+"""Where DVC's users look: `dvc plots` holds all that dvc.yaml names and is drawn without a network, `dvc exp show` fits 80 columns."""
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,3 +126,28 @@ def test_two_revisions_stand_beside_each_other_and_pages_are_drawn_without_a_net
         tab.get_by_text("no network").wait_for()
         assert losses.locator("path").count() == 4
         browser.close()
+
+
+def test_the_documented_table_of_experiments_fits_80_columns_with_all_that_changed(committed: Checkout) -> None:
+    commands = {line for page in ("docs/howto/comparing.md", "docs/sharing.md")
+                for line in (ROOT / page).read_text().splitlines() if line.startswith("dvc exp show ")}
+    assert len(commands) == 1, commands
+
+    def save(name: str, changes: dict[str, Any], miou: float) -> None:
+        succeed(committed.call("git", "checkout", "--quiet", "."))
+        committed.set(changes)
+        scores = json.loads((committed / "metrics/val.json").read_text()) | {"miou": miou, "miou_low": miou / 2, "yardstick": name}
+        (committed / "metrics/val.json").write_text(json.dumps(scores))
+        succeed(committed.call("python", "-m", "dvc", "exp", "save", "--force", "--name", name))
+
+    save("finer-threshold", {"mine.threshold": 0.4}, 0.48465)
+    save("one-round", {"last_round": "r1", "seed": 2}, 0.30125)
+    table = committed.call("python", "-m", *shlex.split(next(iter(commands))), "--no-pager", COLUMNS="80")
+    lines = [line for line in succeed(table).splitlines() if "─" * 9 not in line]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in table.stdout
+    columns, *_ = (line.split()[1:] for line in lines)
+    shown = {line.split("[")[1].split("]")[0]: line.split()[-4:] for line in lines if "[" in line}
+    assert {name: dict(zip(columns, cells, strict=True)) for name, cells in shown.items()} == {
+        "finer-threshold": {"miou": "0.48465", "last_round": "r2", "mine.threshold": "0.4", "seed": "1"},
+        "one-round": {"miou": "0.30125", "last_round": "r1", "mine.threshold": "0.5", "seed": "2"}}

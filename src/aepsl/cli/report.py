@@ -17,8 +17,8 @@ PAGE, RUN, RUNTIME = Path("report/index.html"), Path("report/run.js"), Path("met
 
 
 def report(
-    against: Annotated[str | None, typer.Option("--against", metavar="REV", help="Revision, experiment, folder or dvc.lock to show the differences from.",
-                                                show_default=False)] = None,
+    against: Annotated[str | None, typer.Option("--against", metavar="REV", show_default=False,
+                                                help="Revision, experiment, folder or dvc.lock to show the differences from.")] = None,
     browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     from aepsl.report.run import write_run
@@ -33,10 +33,11 @@ def report(
         for note in warnings(old, new):
             say(f"mind: {note}")
     write_run(RUN, root=Path(), runtime_csv=RUNTIME, against=found)
-    told = "" if found is None else f", with {counted(sum(len(found[part]) for part in ('metrics', 'params', 'artefacts')), 'difference')} from {against}"
-    show(f"{PAGE.resolve()}{told}")
+    number = 0 if found is None else sum(len(found[part]) for part in ("metrics", "params", "artefacts"))
+    show(f"{PAGE.resolve()}" if found is None else f"{PAGE.resolve()}, with {counted(number, 'difference')} from {against}")
     if browse and not webbrowser.open(PAGE.resolve().as_uri()):
         say("no browser was found; open the file above in one")
 
 
-EPILOG = example("aepsl report --open", "aepsl report --against main", statuses="0 written; 1 there is no report, or no such revision; 2 wrong usage.")
+EPILOG = example("aepsl report --open", "aepsl report --against main",
+                 statuses="0 written; 1 there is no report, or no such revision; 2 wrong usage.")

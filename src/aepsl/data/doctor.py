@@ -111,11 +111,11 @@ def _named(names: Sequence[str]) -> str:
 def _class_notes(counts: Mapping[str, tuple[int, int]], classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     train, val = (counts.get(split, (0, 0))[0] for split in ("train", "val"))
     if few := [name for name, number in classes.items() if 0 < number.get("train", 0) < FEW]:
-        yield (f"{len(few)} class(es) have fewer than {FEW} training images ({_named(few)}): a classifier may learn the images by heart; add some, or "
-               "leave the class out with data.classes")
+        yield (f"{len(few)} class(es) have fewer than {FEW} training images ({_named(few)}): a classifier may learn the images by heart; add some, "
+               "or leave the class out with data.classes")
     if train and (common := [name for name, number in classes.items() if number.get("train", 0) > MOST_SHARE * train]):
-        yield (f"{len(common)} class(es) are in more than {MOST_SHARE:.0%} of the training images ({_named(common)}): what surrounds them cannot be told "
-               "from them; add images without them, of another class")
+        yield (f"{len(common)} class(es) are in more than {MOST_SHARE:.0%} of the training images ({_named(common)}): what surrounds them cannot be "
+               "told from them; add images without them, of another class")
     if val and (absent := [name for name, number in classes.items() if not number.get("val")]):
         yield f"{len(absent)} class(es) are in no image of val ({_named(absent)}): their predictions cannot be scored"
     if "val" not in counts:
@@ -138,7 +138,7 @@ def _mask_notes(found: Listing, seen: Examined) -> Iterator[str]:
     scored = [task for task in seen.tasks if task.split == "val"]
     if scored and not any(task.mask for task in scored):
         yield "no image of val has a mask: everything but the scoring will run"
-    names = {number: name for number, name in enumerate(seen.names, 1)}
+    names = dict(enumerate(seen.names, 1))
     other = []
     for task in seen.tasks:
         if task.mask and (fact := seen.facts[task.identifier]).values and not fact.faults:
@@ -164,8 +164,8 @@ def _twins(found: Listing, seen: Examined) -> Iterator[str]:
     groups = [group for group in same.values() if len(group) > 1]
     if across := [group for group in groups if len({split for _, split in group}) > 1]:
         pairs = "; ".join(" = ".join(f"{shown(identifier)} of {split}" for identifier, split in group[:SOME]) for group in across[:SOME])
-        yield (f"{len(across)} image(s) are in two splits under different ids ({pairs}): what is scored has been learnt from, and scores are too good; "
-               "take one of each off its list")
+        yield (f"{len(across)} image(s) are in two splits under different ids ({pairs}): what is scored has been learnt from, and scores are too "
+               "good; take one of each off its list")
     if within := [group for group in groups if len({split for _, split in group}) == 1]:
         pairs = "; ".join(" = ".join(shown(identifier) for identifier, _ in group[:SOME]) for group in within[:SOME])
         yield f"{len(within)} image(s) are there more than once within a split ({pairs})"
@@ -185,4 +185,5 @@ def _unused(found: Listing, seen: Examined) -> Iterator[str]:
             yield f"{len(spare)} line(s) of the label table are of ids on no list ({_named(spare)})"
     for name, count in Counter(label.lower() for label in seen.names).items():
         if count > 1:
-            yield f"{count} classes differ in capital letters alone ({_named([label for label in seen.names if label.lower() == name])}): is it one class?"
+            alike = [label for label in seen.names if label.lower() == name]
+            yield f"{count} classes differ in capital letters alone ({_named(alike)}): is it one class?"

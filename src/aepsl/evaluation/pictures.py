@@ -11,7 +11,7 @@ from aepsl.data.index import Index
 from aepsl.errors import printable
 from aepsl.report.facts import Colour
 
-HATCH = 24  # white lines along the longer side where pixels are ignored
+HATCH = 16  # white lines along the longer side where pixels are ignored
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
@@ -42,7 +42,7 @@ def spread(index: Index, count: int) -> list[int]:
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray | None]], headings: Sequence[str], *, legend: Sequence[tuple[str, Colour | None]] = (),
                   cell: int = 144) -> bytes:
-    """PNG of rows of pictures (H, W, 3) or (H, W) uint8, each scaled into a square cell, under headings; None stays empty.
+    """PNG of rows of pictures (H, W, 3) or (H, W) uint8, each scaled into a cell of that side, under headings; None stays empty.
 
     Parameters
     ----------
@@ -59,18 +59,19 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray | None]], headings: Sequenc
             x = gap, x[1] + line
         places.append(x)
         x = x[0] + wide, x[1]
-    below = top + max(1, len(rows)) * (cell + gap)
+    tiles = [[picture if picture is None else _fitted(picture, cell) for picture in pictures] for pictures in rows] or [[None]]
+    tops = [top]
+    for line_of_tiles in tiles:
+        tops.append(tops[-1] + gap + max((tile.height for tile in line_of_tiles if tile), default=cell))
+    below = tops[-1]
     sheet = Image.new("RGB", (width, below + (places[-1][1] + line + gap if places else 0)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, heading in enumerate(headings):
         draw.text((gap + column * (cell + gap), 3), heading, fill="black")
-    for number, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            if picture is not None:
-                tile = Image.fromarray(picture).convert("RGB")
-                factor = cell / max(tile.size)
-                tile = tile.resize((max(1, round(tile.width * factor)), max(1, round(tile.height * factor))), Image.Resampling.LANCZOS)
-                sheet.paste(tile, (gap + column * (cell + gap), top + number * (cell + gap)))
+    for down, line_of_tiles in zip(tops, tiles, strict=False):
+        for column, tile in enumerate(line_of_tiles):
+            if tile:
+                sheet.paste(tile, (gap + column * (cell + gap), down))
     for (name, colour), (left, down) in zip(legend, places, strict=True):
         corner = left, below + down + 3
         if colour is None:
@@ -82,3 +83,9 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray | None]], headings: Sequenc
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _fitted(picture: np.ndarray, cell: int) -> Image.Image:
+    tile = Image.fromarray(picture).convert("RGB")
+    factor = cell / max(tile.size)
+    return tile.resize((max(1, round(tile.width * factor)), max(1, round(tile.height * factor))), Image.Resampling.LANCZOS)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("shapes", "photos-quick", "folder", "voc-animals", "voc2012-mobilenet", "voc2012-paper")
 # Of every number and list of numbers, by its path or the end of it.
 UNITS = {
+    "report.thumbnail": "pixels", "report.side": "pixels",
     "seed": "none", "data.shapes.train": "images", "data.shapes.val": "images", "data.shapes.size": "pixels", "mask_values": "grey level of the mask",
     "saliency.size": "pixels", "superpixel": "pixels of area", "compactness": "none", "sigma_colour": "CIE-Lab units", "sigma_boundary": "none",
     "sigma_spatial": "share of the longer side", "output_stride": "pixels per cell", "width": "factor", "stages": "stages of the trunk",
@@ -254,7 +255,8 @@ def _argument(parameter: Any) -> str:
 
 
 def _options(command: Any) -> list[str]:
-    lines = []
+    lines: list[str] = []
+    context = command.make_context(command.name, [], resilient_parsing=True)
     for parameter in command.params:
         if getattr(parameter, "hidden", False):
             continue
@@ -262,7 +264,7 @@ def _options(command: Any) -> list[str]:
         if parameter.param_type_name == "option":
             title = " / ".join(filter(None, [", ".join(parameter.opts), ", ".join(parameter.secondary_opts)]))
             if not parameter.is_flag:
-                title += f" {parameter.metavar or parameter.type.name.upper()}"
+                title += f" {parameter.metavar or parameter.display_type(context)}"
                 told += f" Default: `{parameter.default}`." if isinstance(parameter.default, str | int | float | Path) else ""
         lines += [f"`{title}`", f": {told}", ""]
     return lines

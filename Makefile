@@ -105,7 +105,7 @@ ablation-psl: setup
 	@$(QUEUE) -S last_round=r3 -S '++relabels.s2=s1' -S 'passes=[s1,s2,full]' -S 'oracles=[full]' -S last_pass=full -S segment.psl=none evaluate
 
 ablation-tables: setup
-	@python -m aepsl.evaluation.ablations --readme docs/results.md --readme docs/reproducing.md
+	@python -m aepsl ablations --readme docs/results.md --readme docs/reproducing.md
 
 # Half-finished downloads and stages stay, and so does everything that `dvc repro` made.
 clean:

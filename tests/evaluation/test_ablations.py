@@ -6,10 +6,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from aepsl.cli.app import app
 from aepsl.errors import FaultList
 from aepsl.evaluation.ablation_tables import Table
-from aepsl.evaluation.ablations import as_row, collect, data_name, differences, main, merged, variants
+from aepsl.evaluation.ablations import as_row, collect, data_name, differences, merged, variants
 from aepsl.evaluation.ablations import settings as settings_of
 from aepsl.evaluation.experiments import Found, Run
 
@@ -202,14 +204,19 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_folders_become_files_tables_and_readme(tmp_path, runs, capsys):
+def command(*words):
+    """``aepsl ablations`` with these words."""
+    return CliRunner().invoke(app, ["ablations", *map(str, words)])
+
+
+def test_folders_become_files_tables_and_readme(tmp_path, runs):
     place_run(runs / "failed", params(seed=3), None)
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- ablations: psl -->\nold\n<!-- /ablations: psl -->\nafter\n", encoding="utf-8")
-    assert main(["--runs", str(runs), "--out", str(tmp_path / "out"), "--readme", str(readme)]) == 0
-    said = capsys.readouterr()
-    assert "| on | 54.1 | not measured yet | not measured yet | 30.0 ± 0.0 (2) | 52.0 ± 2.8 (2) |" in said.out
-    assert f"left out: {runs / 'failed'}: no miou in metrics/val.json" in said.err
+    said = command("--runs", runs, "--out", tmp_path / "out", "--readme", readme)
+    assert said.exit_code == 0
+    assert "| on | 54.1 | not measured yet | not measured yet | 30.0 ± 0.0 (2) | 52.0 ± 2.8 (2) |" in said.stdout
+    assert f"left out: {runs / 'failed'}: no miou in metrics/val.json" in said.stderr
     assert (tmp_path / "out/psl.csv").read_text() == "data,variant,seed,pseudo_label_miou,miou\nvoc-animals,on,1,30,50\nvoc-animals,on,2,30,54\n"
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- ablations: psl -->\n\n| PSL |")
@@ -217,18 +224,18 @@ def test_folders_become_files_tables_and_readme(tmp_path, runs, capsys):
     assert "old" not in text
 
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert main(["--show", "--out", str(tmp_path / "out"), "--readme", str(readme)]) == 0
-    assert capsys.readouterr().out == said.out
+    assert command("--show", "--out", tmp_path / "out", "--readme", readme).stdout == said.stdout
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["--readme", "none.md"], "--readme none.md: no such file"), (["--where", "crop"], "--where crop: expected KEY=VALUE"),
     (["--show"], "--show: expected no --runs"), (["--runs", "nowhere"], "--runs nowhere: expected a folder of runs, found none")])
-def test_a_fault_is_explained_and_nothing_is_written(tmp_path, runs, capsys, monkeypatch, arguments, expected):
+def test_a_fault_is_explained_and_nothing_is_written(tmp_path, runs, monkeypatch, arguments, expected):
     monkeypatch.chdir(tmp_path)
-    assert main(["--runs", str(runs), *arguments]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"ablations: {expected}")
+    said = command("--runs", runs, *arguments)
+    assert said.exit_code == 1
+    assert said.stderr.splitlines()[-1].startswith(expected)
     assert not (tmp_path / "metrics").exists()
 
 
@@ -245,6 +252,7 @@ def test_a_run_of_strange_parameters_is_left_out_and_never_followed_for_ever(giv
     assert note.isprintable()
 
 
-def test_a_condition_is_read_like_a_parameter(capsys):
-    assert main(["--where", "seed=[1"]) == 1
-    assert "--where seed=[1: expected a value as in params.yaml, found" in capsys.readouterr().err
+def test_a_condition_is_read_like_a_parameter(runs):
+    said = command("--runs", runs, "--where", "seed=[1")
+    assert said.exit_code == 1
+    assert "--where seed=[1: expected a value as in params.yaml, found" in said.stderr

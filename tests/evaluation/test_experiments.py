@@ -138,7 +138,7 @@ def test_experiments_of_a_real_project_become_tables(checkout):
     work.call("python", "-m", "dvc", "exp", "run", "--quiet", "--run-all")  # fails, for seed 9 does
     succeed("python", "-m", "dvc", "exp", "run", "--quiet", "-S", "seed=2")  # without the queue
 
-    result = work.call("python", "-m", "aepsl.evaluation.ablations", PYTHONPATH=str(work / "src"))
+    result = work.call("python", "-m", "aepsl", "ablations", PYTHONPATH=str(work / "src"))
     assert result.returncode == 0, result.stderr
     assert (work / "metrics/ablations/psl.csv").read_text() == (
         "data,variant,seed,pseudo_label_miou,miou\nshapes,off,1,30,41\nshapes,on,2,30,52\n")

@@ -68,6 +68,7 @@ def test_the_overview_shows_scores_tables_and_curves(visit: Visit, report: Path)
     assert "2 h 44 min" in page.locator("#run").text_content()
     assert "+0.01997" in page.locator("#against").text_content()
     assert page.locator("nav a[aria-current]").text_content() == "Overview"
+    assert page.title() == "54.1 % · aepsl report"
     assert page.locator("#gallery").is_hidden()
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from aepsl.cli import check, clean, compare, model, predict, report, server
+from aepsl.cli import ablations, check, clean, compare, model, predict, report, server
 from aepsl.cli.shell import DATA, MODELS, RUNS, SERVER, UPKEEP, Commands, flowing, hush
 from aepsl.resume import interrupt
 
@@ -43,6 +43,7 @@ app.command("info", help=flowing(model.INFO_HELP), epilog=model.INFO_EPILOG, ric
 app.command("onnx", help=flowing(model.ONNX_HELP), epilog=model.ONNX_EPILOG, rich_help_panel=MODELS)(model.onnx)
 app.command("compare", help=flowing(compare.HELP), epilog=compare.EPILOG, rich_help_panel=RUNS)(compare.compare)
 app.command("report", help=flowing(report.HELP), epilog=report.EPILOG, rich_help_panel=RUNS)(report.report)
+app.command("ablations", help=flowing(ablations.HELP), epilog=ablations.EPILOG, rich_help_panel=RUNS)(ablations.ablations)
 app.command("export", help=flowing(server.EXPORT_HELP), epilog=server.EXPORT_EPILOG, rich_help_panel=SERVER)(server.export)
 app.command("validate", help=flowing(server.VALIDATE_HELP), epilog=server.VALIDATE_EPILOG, rich_help_panel=SERVER)(server.validate)
 app.command("clean", help=flowing(clean.HELP), epilog=clean.EPILOG, rich_help_panel=UPKEEP)(clean.clean)

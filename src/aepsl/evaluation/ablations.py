@@ -1,26 +1,20 @@
 """The paper's two ablations as data: mIoU by rounds of erasing and by ways of prohibiting, over seeds, beside the paper's figures.
 
-    python -m aepsl.evaluation.ablations                     # collect DVC's finished experiments, print the tables
-    python -m aepsl.evaluation.ablations --runs DIR          # and plain folders that hold params.yaml and metrics/
-    python -m aepsl.evaluation.ablations --readme docs/results.md  # and put the tables between its markers
-
-Rows go to rounds.csv, psl.csv and per_class.csv; those of other data sets, variants and seeds stay. settings.json says under which
-parameters the rows of a data set were measured: rows of other settings are refused, never mixed in.
+``aepsl ablations`` collects the finished experiments of DVC, or plain folders that hold params.yaml and metrics/. Their rows go to rounds.csv,
+psl.csv and per_class.csv; those of other data sets, variants and seeds stay. settings.json says under which parameters the rows of a data set
+were measured: rows of other settings are refused, never mixed in.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aepsl.data.archive import write_atomically
 from aepsl.data.voc import class_fault
-from aepsl.errors import AepslError, FaultList, printable, shown
-from aepsl.evaluation.ablation_tables import VARIANTS, Key, Row, Table, in_order, key, markdown, read, with_tables, write
-from aepsl.evaluation.experiments import Found, Run, dvc_experiments, folder_runs
-from aepsl.params import chain_to, parse_yaml
+from aepsl.errors import FaultList, shown
+from aepsl.evaluation.ablation_tables import VARIANTS, Key, Row, Table, in_order, key
+from aepsl.evaluation.experiments import Found, Run
+from aepsl.params import chain_to
 
 # What the ablations vary, and compute, which never changes a result.
 VARIED = ("seed", "rounds", "last_round", "passes", "relabels", "oracles", "last_pass", "segment.psl", "compute")
@@ -187,64 +181,3 @@ def merged(old: Table, new: Table, ignore: Sequence[str] = ()) -> Table:
     return in_order(Table(
         {name: [row for row in old.rows[name] if (name, key(row)) not in new.places()] + new.rows[name] for name in VARIANTS},
         [row for row in old.classes if key(row) not in replaced] + new.classes, old.settings | new.settings))
-
-
-# ---- command line
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m aepsl.evaluation.ablations", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, action="append", metavar="DIR", help="collect the runs in this folder's sub-folders, not DVC's")
-    parser.add_argument("--rev", help="collect the experiments that started from this commit, not from HEAD")
-    parser.add_argument("--show", action="store_true", help="collect nothing, show what is there")
-    parser.add_argument("--data", help="name of the data set of all runs collected")
-    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="collect only runs with this parameter")
-    parser.add_argument("--ignore", action="append", default=[], metavar="KEY", help="a parameter that may differ")
-    parser.add_argument("--out", type=Path, default=Path("metrics/ablations"), help="folder of the tables (default: %(default)s)")
-    parser.add_argument("--readme", type=Path, action="append", default=[], metavar="FILE", help="put the tables between its markers")
-    options = parser.parse_args(arguments)
-    try:
-        if options.show and (options.runs or options.rev):
-            raise AepslError("--show: expected no --runs and no --rev beside it, because it collects nothing")
-        table = read(options.out)
-        if not options.show:
-            found = [folder_runs(folder) for folder in options.runs] if options.runs else [dvc_experiments(Path(), options.rev)]
-            everything = Found(*([item for part in found for item in getattr(part, name)] for name in ("runs", "left_out", "commits")))
-            new, notes = collect(everything, data=options.data, where=dict(map(_condition, options.where)), ignore=options.ignore)
-            for note in notes:
-                print(f"left out: {printable(note)}", file=sys.stderr)
-            table = merged(table, new, options.ignore)
-            print(f"{len(new.places())} rows collected, {len(table.places())} in {options.out}", file=sys.stderr)
-        tables = markdown(table)
-        # Everything is checked before anything is written.
-        texts = {path: with_tables(path.read_text(encoding="utf-8"), tables, str(path)) for path in options.readme if _there(path)}
-        if not options.show and new.places():
-            write(table, options.out)
-        for path, text in texts.items():
-            write_atomically(path, text.encode())
-    except AepslError as error:
-        print(f"ablations: {error}", file=sys.stderr)
-        return 1
-    print("\n\n".join(tables.values()))
-    return 0
-
-
-def _condition(text: str) -> tuple[str, Any]:
-    path, separator, value = text.partition("=")
-    if not separator:
-        raise AepslError(f"--where {text}: expected KEY=VALUE, such as classify.training.crop=97")
-    try:
-        return path, parse_yaml(value.encode())
-    except ValueError as error:
-        raise AepslError(f"--where {text}: expected a value as in params.yaml, found {error}") from None
-
-
-def _there(path: Path) -> bool:
-    if not path.is_file():
-        raise AepslError(f"--readme {path}: no such file")
-    return True
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,9 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from aepsl.params import Params
+from aepsl.params import Params, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("shapes", "photos-quick", "folder", "voc-animals", "voc2012-mobilenet", "voc2012-paper")
@@ -131,7 +129,7 @@ def values(path: str) -> dict[str, Any]:
 
 
 def _preset(name: str) -> Any:
-    return yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text(encoding="utf-8"))
+    return parse_yaml((ROOT / f"presets/{name}.yaml").read_bytes())
 
 
 def readers() -> dict[str, list[str]]:
@@ -182,7 +180,7 @@ def _prose(text: str) -> str:
 
 def pipeline() -> dict[str, dict[str, Any]]:
     """The stages of dvc.yaml by name; of one with `foreach`, what it does for each."""
-    content = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    content = parse_yaml((ROOT / "dvc.yaml").read_bytes())["stages"]
     return {name + ("@…" if "do" in stage else ""): stage.get("do", stage) | {"foreach": stage.get("foreach")} for name, stage in content.items()}
 
 

@@ -27,6 +27,7 @@ html_css_files = ["aepsl.css"]
 html_copy_source = False
 html_show_sphinx = False
 pygments_style, pygments_dark_style = "friendly", "monokai"
+doctest_test_doctest_blocks = ""  # examples in docstrings use their module's names: tests/docs runs them
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

@@ -78,6 +78,13 @@ def test_a_failure_is_told_in_full_and_leaves_no_finished_stage(tmp_path: Path) 
     assert out.getvalue().splitlines() == failure
 
 
+@pytest.mark.parametrize(("status", "told"), [(-9, True), (137, True), (1, False)])
+def test_a_stage_that_the_system_killed_gets_the_words_it_could_not_say(tmp_path: Path, status: int, told: bool) -> None:
+    out = io.StringIO()
+    course(tmp_path, out).read(f"ERROR: failed to reproduce 'mine@r1': failed to run: python -m stages.mine --step r1, exited with {status}")
+    assert ("mine@r1 was killed" in out.getvalue() and "compute.processes: 1" in out.getvalue()) == told
+
+
 WORKER = """
 import signal, sys, time
 def stop(number, frame):

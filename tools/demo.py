@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, TextIO
 
-import yaml
+from aepsl.params import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 # Lines of DVC that say what this module says otherwise.
@@ -30,7 +30,9 @@ SAME = re.compile(r"Stage '([^']+)' didn't change, skipping")
 CHATTER = re.compile(r"|> python -m stages\..*|(Updating|Generating) lock file .*|Use `dvc push` .*|Data and pipelines are up to date\.")
 # Lines of aepsl.progress: "mine@r1: regions: 2/5 images, 0.1 images/s, 30 s left".
 PROGRESS = re.compile(r"[^:]+(?:: [^:]+)?: (\d+/\d+ \w+, .* left)")
-FAILED = re.compile(r"ERROR: failed to reproduce '([^']+)'")
+FAILED = re.compile(r"ERROR: failed to reproduce '([^']+)'(?:.*, exited with (-?\d+)$)?")
+KILLED = ("{stage} was killed without a chance to say why, most often by the system because memory ran out: set compute.processes: 1 and "
+          "compute.workers: 0\nin params.yaml, raise training.accumulate, or close other programs; then run it again, what was finished is kept.")
 
 
 def total_of(pipeline: dict[str, Any], params: dict[str, Any]) -> int:
@@ -87,6 +89,8 @@ class Course:
         elif found := FAILED.match(line):
             self.failed, self.stage = found[1], ""
             self.screen.line(line)
+            if found[2] in ("-9", "137"):
+                self.screen.line(KILLED.format(stage=found[1]))
         elif not CHATTER.fullmatch(line):
             self.screen.line(line)
 
@@ -218,11 +222,10 @@ def main() -> int:
     if fault := obstacle(ROOT):
         print(f"make: {fault}", file=sys.stderr)
         return 1
-    pipeline, params = (yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in ("dvc.yaml", "params.yaml"))
     try:
-        total = total_of(pipeline, params)
-    except (KeyError, TypeError):  # DVC says what is wrong
-        total = len(pipeline["stages"])
+        total = total_of(*(parse_yaml((ROOT / name).read_bytes()) for name in ("dvc.yaml", "params.yaml")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # DVC says what is wrong
+        total = 0
     screen = Screen(sys.stdout)
     course = Course(screen, total, ROOT / "metrics/runtime.csv")
     began = time.monotonic()

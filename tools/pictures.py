@@ -5,6 +5,8 @@ They show generated shapes alone. The run's artefacts are read, the heatmaps com
 
 import argparse
 import io
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +48,7 @@ def heated(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def save(path: Path, sheet: Sheet) -> None:
     """A contact sheet as a small JPEG."""
     buffer, (rows, headings, legend) = io.BytesIO(), sheet
-    Image.fromarray(decode_image(contact_sheet(rows, headings, legend=legend, cell=CELL))).save(buffer, "JPEG", quality=82, optimize=True)
+    Image.fromarray(decode_image(contact_sheet(rows, headings, legend=legend, cell=CELL))).save(buffer, "JPEG", quality=70, optimize=True)
     write_atomically(path, buffer.getvalue())
     print(f"{path}: {len(buffer.getvalue()) / 1000:.0f} kB")
 
@@ -110,6 +112,25 @@ def predictions(run: Path, ids: Sequence[str]) -> Sheet:
     return rows, ["image", "before the CRF", "after the CRF", "truth"], list(zip(index.classes, colours, strict=True))
 
 
+def screenshot(run: Path, out: Path) -> None:
+    """The gallery of the run's report, where there is a browser."""
+    if (browser := shutil.which("chromium") or shutil.which("chromium-browser")) is None:
+        print(f"{out}: stays as it is, for there is no chromium", file=sys.stderr)
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1120, "height": 710}, color_scheme="light")
+        page.goto(f"{(run / 'report/index.html').resolve().as_uri()}#gallery&split=train&class=checkling&sort=-iou")
+        page.locator(".card").first.wait_for()
+        page.wait_for_timeout(5000)  # the pictures follow; the page's policy forbids to ask it for them
+        picture = page.screenshot(type="jpeg", quality=70)
+        chromium.close()
+    write_atomically(out, picture)
+    print(f"{out}: {len(picture) / 1000:.0f} kB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.pictures", description=__doc__)
     parser.add_argument("--run", type=Path, default=Path(), help="checkout with the artefacts")
@@ -121,6 +142,7 @@ def main() -> None:
     save(args.out / "erasing.jpg", erasing(args.run, args.train.split(",")))
     save(args.out / "labels.jpg", labels(args.run, args.train.split(",")))
     save(args.out / "prediction.jpg", predictions(args.run, args.val.split(",")))
+    screenshot(args.run, args.out / "report.jpg")
 
 
 if __name__ == "__main__":

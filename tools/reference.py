@@ -11,9 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from aepsl.params import Params
+from aepsl.params import Params, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("shapes", "photos-quick", "folder", "voc-animals", "voc2012-mobilenet", "voc2012-paper")
@@ -30,7 +28,7 @@ UNITS = {
     "online_from": "share of the training", "least_confidence": "probability", "prohibit_below": "class confidence, 0 to 1",
     "custom.iterations": "iterations", "bilateral_weight": "none", "spatial_weight": "none", "bilateral_xy": "pixels", "spatial_xy": "pixels",
     "bilateral_rgb": "grey levels", "devices": "processes", "inference_batch": "images", "workers": "processes", "processes": "processes",
-    "threads": "threads", "save_every": "s", "thumbnail": "pixels", "report.side": "pixels",
+    "threads": "threads", "save_every": "s",
 }
 COMMAND = r"(dvc exp run (?:-S (?:'[^']*'|[^\s.]+(?:\.\w+)*[^\s.]*) ?)+)"
 ESCAPED = r"\\(?=[\\*_<>\[\]|^])"
@@ -130,7 +128,7 @@ def values(path: str) -> dict[str, Any]:
 
 
 def _preset(name: str) -> Any:
-    return yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text(encoding="utf-8"))
+    return parse_yaml((ROOT / f"presets/{name}.yaml").read_bytes())
 
 
 def readers() -> dict[str, list[str]]:
@@ -181,7 +179,7 @@ def _prose(text: str) -> str:
 
 def pipeline() -> dict[str, dict[str, Any]]:
     """The stages of dvc.yaml by name; of one with `foreach`, what it does for each."""
-    content = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    content = parse_yaml((ROOT / "dvc.yaml").read_bytes())["stages"]
     return {name + ("@…" if "do" in stage else ""): stage.get("do", stage) | {"foreach": stage.get("foreach")} for name, stage in content.items()}
 
 
@@ -254,7 +252,8 @@ def _argument(parameter: Any) -> str:
 
 
 def _options(command: Any) -> list[str]:
-    lines = []
+    lines: list[str] = []
+    context = command.make_context(command.name, [], resilient_parsing=True)
     for parameter in command.params:
         if getattr(parameter, "hidden", False):
             continue
@@ -262,7 +261,7 @@ def _options(command: Any) -> list[str]:
         if parameter.param_type_name == "option":
             title = " / ".join(filter(None, [", ".join(parameter.opts), ", ".join(parameter.secondary_opts)]))
             if not parameter.is_flag:
-                title += f" {parameter.metavar or parameter.type.name.upper()}"
+                title += f" {parameter.metavar or parameter.display_type(context)}"
                 told += f" Default: `{parameter.default}`." if isinstance(parameter.default, str | int | float | Path) else ""
         lines += [f"`{title}`", f": {told}", ""]
     return lines

@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
 # Their anchors are the builder's to check.
-GENERATED = {ROOT / f"docs/{name}.md" for name in ("reference/parameters", "reference/pipeline", "reference/commands", "changelog", "contributing")}
+GENERATED = {*(ROOT / "docs/reference/api").glob("*.md"), *(ROOT / f"docs/{name}.md" for name in (
+    "reference/parameters", "reference/pipeline", "reference/commands", "changelog", "contributing"))}
 
 
 def without_code(text: str) -> str:

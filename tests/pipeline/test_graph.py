@@ -150,8 +150,7 @@ def test_the_report_shows_what_was_scored_and_nothing_depends_on_it(shipped) -> 
 
 def test_naming_an_oracle_leaves_the_method_as_it_is(shipped, supervised) -> None:
     assert set(supervised) - set(shipped) == {"oracle_labels@full", "segment@full"}
-    assert {name for name in shipped if supervised[name] != shipped[name]} == {"predict", "evaluate", "gallery", "report"}
-TELLING = {"package"}  # reads scores to pass them on, never the truth itself
+    assert {name for name in shipped if supervised[name] != shipped[name]} == {"predict", "evaluate", "package", "gallery", "report"}
 
 
 def test_the_bound_alone_trains_no_other_segmenter(folder) -> None:
@@ -321,6 +320,12 @@ def test_small_files_for_git_never_stand_under_outs() -> None:
         assert all(isinstance(out, str) for out in definition.get("outs", ())), name
         small = ("metrics/",) if name == "report" else ("metrics/", "report/")
         assert not any(isinstance(out, str) and out.startswith(small) for out in definition.get("outs", ())), name
+
+
+def test_dvcs_model_registry_finds_the_package() -> None:
+    [(name, artefact)] = PIPELINE["artifacts"].items()
+    assert (name, artefact["type"]) == ("aepsl", "model")
+    assert [artefact["path"]] == DEFINITIONS["package"]["outs"]
 
 
 # ---- longer and shorter chains

@@ -18,9 +18,9 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not the session: while it runs, this thread has an event loop, and tests elsewhere start their own
 def browser() -> Iterator[Any]:
-    """One Chromium for all tests. Without one they skip, or fail where AEPSL_BROWSER says that it is required."""
+    """One Chromium for all tests of the page. Without one they skip, or fail where AEPSL_BROWSER says that it is required."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         reason = f"expected one of {', '.join(NAMES)} on PATH: apt-get install chromium"

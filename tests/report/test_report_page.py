@@ -68,6 +68,7 @@ def test_the_overview_shows_scores_tables_and_curves(visit: Visit, report: Path)
     assert "2 h 44 min" in page.locator("#run").text_content()
     assert "+0.01997" in page.locator("#against").text_content()
     assert page.locator("nav a[aria-current]").text_content() == "Overview"
+    assert page.title() == "54.1 % · aepsl report"
     assert page.locator("#gallery").is_hidden()
 
 
@@ -104,8 +105,12 @@ def test_the_confusion_matrix_tells_counts_by_pointer_and_by_arrows(visit: Visit
     assert page.locator("#confusion-cell").text_content().startswith("bicycle recognised: ")
     assert page.locator("#matrix td[tabindex='0']").count() == 1
     page.keyboard.press("Enter")
-    assert page.evaluate("location.hash") == "#gallery&class=bicycle&sort=iou"
+    assert page.evaluate("location.hash") == "#gallery&split=val&class=bicycle&sort=iou"
     assert page.locator(".card").count() > 0
+    for row, column, address in ((2, 0, "&class=bicycle&sort=missed"), (2, 5, "&class=bicycle&sort=confused"), (0, 5, "&sort=spilled")):
+        page.go_back()
+        cells.nth(21 * row + column).click()
+        assert page.evaluate("location.hash") == f"#gallery&split=val{address}"
 
 
 def test_parameters_are_found_by_name_and_by_value(visit: Visit, report: Path) -> None:

@@ -274,7 +274,7 @@ const gallery = (() => {
     if (off) return;
     if (event.key === "?") { event.preventDefault(); by("keys").showModal(); return; }
     if (state.view !== "gallery" || !data) return;
-    const strip = target.closest?.(".panels, .scroll");
+    const around = target.closest?.(".panels, .scroll"), strip = around && around.scrollWidth > around.clientWidth;  // the arrows scroll it
     if (event.key === "j" || (event.key === "ArrowRight" && !strip)) { event.preventDefault(); move(1); }
     else if (event.key === "k" || (event.key === "ArrowLeft" && !strip)) { event.preventDefault(); move(-1); }
     else if (event.key === "]" && state.page < pages()) turn(state.page + 1);

@@ -55,9 +55,12 @@ const report = (() => {
       row.cells[0].classList.add("lit");
       table.tHead.rows[0].cells[column].classList.add("lit");
     };
+    // The images of val that a cell is made of come first: background taken for an object is spilled, an object for background missed.
     const open = (cell) => {
-      const row = cell.parentElement.rowIndex - 1;
-      if (row > 0) location.hash = `gallery&class=${encodeURIComponent(title(cell.parentElement.cells[0]))}&sort=iou`;
+      const row = cell.parentElement.rowIndex - 1, column = cell.cellIndex - 1;
+      const sort = row === column ? "iou" : column === 0 ? "missed" : row === 0 ? "spilled" : "confused";
+      const chosen = row === 0 ? "" : `&class=${encodeURIComponent(title(cell.parentElement.cells[0]))}`;
+      location.hash = `gallery&split=val${chosen}&sort=${sort}`;
     };
     body.addEventListener("mouseover", (event) => { const cell = event.target.closest("td"); if (cell) tell(cell); });
     body.addEventListener("focusin", (event) => { if (event.target.matches("td")) tell(event.target); });

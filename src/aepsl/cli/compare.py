@@ -60,7 +60,7 @@ def metric_rows(changes: list[list[Any]], before: Any, after: Any) -> list[list[
         if all(type(value) in (int, float) for value in (old, new)):
             arrow = "↑" if new > old else "↓"
             better = direction(name) * (1 if new > old else -1)
-            judged = {1: " better", -1: " worse"}.get(better, "") if comparable(name, before, after) else " not comparable"
+            judged = "" if not better else " not comparable" if not comparable(name, before, after) else " better" if better > 0 else " worse"
             change = f"{new - old:+.4g} {arrow}{judged}"
         leaf = name.rpartition(".")[2]
         rows.append([leaf if leaves[leaf] == 1 else name, brief(old), brief(new), change])

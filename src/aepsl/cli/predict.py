@@ -18,6 +18,7 @@ import typer
 from aepsl.cli.photographs import Photograph, find, require_apart
 from aepsl.cli.shell import counted, debugging, example, name_of, reason, say, show
 from aepsl.errors import AepslError, FaultList, printable, shown
+from aepsl.resume.interrupt import Interrupted, held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from aepsl.segmenter import Prediction, Segmenter
 
 CARD, SUMMARY = "aepsl.json", "summary.csv"
+DECIDING = ("sha256", "crf", "max_side", "labels")  # what of the card the masks depend on
 AHEAD = 2  # photographs that are read before they are needed
 MOST_FAULTS = 10  # of the program itself, in a row: then it is not the photographs
 # An output that cannot be written for its name alone; anything else, a full disk say, would meet the next one too.
@@ -69,24 +71,28 @@ def predict(
     options: dict[str, Any] = {"crf": crf, "max_side": "auto" if max_side is None else max_side or None}
     began, failed, rows = time.monotonic(), missing, dict[str, list[str]]()
     faults_in_a_row = 0
-    for photograph, result in _shown(_predicted(segmenter, todo, known, options), len(todo), len(found) - len(todo)):
-        if isinstance(result, Exception):
-            failed += 1
-            faults_in_a_row = 0 if isinstance(result, AepslError) else faults_in_a_row + 1
-            if faults_in_a_row == MOST_FAULTS:
-                raise result
-            _tell(photograph, result, debug=debugging(ctx))
-            continue
-        faults_in_a_row = 0
-        try:
-            _write(out, photograph, result, overlay=overlay)
-        except OSError as error:
-            if error.errno not in OF_ITS_NAME:
-                raise
-            failed += 1
-            _tell(photograph, error, debug=debugging(ctx))
-            continue
-        rows[photograph.inside] = row_of(photograph, result.mask, segmenter.classes)
+    try:
+        for photograph, result in _shown(_predicted(segmenter, todo, known, options), len(todo), len(found) - len(todo)):
+            if isinstance(result, Exception):
+                failed += 1
+                faults_in_a_row = 0 if isinstance(result, AepslError) else faults_in_a_row + 1
+                if faults_in_a_row == MOST_FAULTS:
+                    raise result
+                _tell(photograph, result, debug=debugging(ctx))
+                continue
+            faults_in_a_row = 0
+            try:
+                _write(out, photograph, result, overlay=overlay)
+            except OSError as error:
+                if error.errno not in OF_ITS_NAME:
+                    raise
+                failed += 1
+                _tell(photograph, error, debug=debugging(ctx))
+                continue
+            rows[photograph.inside] = row_of(photograph, result.mask, segmenter.classes)
+    except Interrupted:
+        say(f"\n{len(found) - len(todo) + len(rows):,} of {counted(len(found), 'photograph')} done; the same command does the rest")
+        raise
     seconds = time.monotonic() - began
     classes = _summarise(out, found, rows, segmenter.classes)
     _report(out, predicted=len(rows), kept=len(found) - len(todo), failed=failed, seconds=seconds, classes=classes)
@@ -147,7 +153,8 @@ def card_of(segmenter: "Segmenter", model: Path, *, crf: bool, max_side: int | N
     info = segmenter.info
     return {"aepsl": info["version"], "model": model.name, "sha256": info["sha256"], "crf": crf,
             "max_side": info["largest_side"] if max_side is None else max_side or None, "labels": labels and md5(labels),
-            "values": {"0": "background", **{str(number): name for number, name in enumerate(segmenter.classes, 1)}}}
+            "values": {"0": "background", **{str(number): name for number, name in enumerate(segmenter.classes, 1)}},
+            "colours": {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in segmenter.colours.items()}}
 
 
 def _prepare(out: Path, found: Sequence[Photograph], card: Mapping[str, Any], *, overlay: bool, overwrite: bool) -> list[Photograph]:
@@ -160,8 +167,7 @@ def _prepare(out: Path, found: Sequence[Photograph], card: Mapping[str, Any], *,
     except ValueError:
         there = {}
     if not overwrite:
-        relevant = [key for key in card if key not in ("aepsl", "model")]
-        if isinstance(there, dict) and (other := [key for key in relevant if there.get(key) != card[key]]):
+        if isinstance(there, dict) and (other := [key for key in DECIDING if there.get(key) != card[key]]):
             raise AepslError(f"--out {out}: holds masks of another {' and '.join('model' if key == 'sha256' else key for key in other)} (see {CARD} "
                              "there); name another folder, or do all anew with --overwrite")
         if there is None and (foreign := [photograph.mask for photograph in found if (out / photograph.mask).exists()]):
@@ -225,7 +231,6 @@ def _write(out: Path, photograph: Photograph, found: "Prediction", *, overlay: b
     from PIL import Image
 
     from aepsl.data.archive import write_atomically
-    from aepsl.resume.interrupt import held
 
     with held():
         if overlay:

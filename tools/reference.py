@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("shapes", "photos-quick", "folder", "voc-animals", "voc2012-mobilenet", "voc2012-paper")
 # Of every number and list of numbers, by its path or the end of it.
 UNITS = {
-    "report.thumbnail": "pixels", "report.side": "pixels",
     "seed": "none", "data.shapes.train": "images", "data.shapes.val": "images", "data.shapes.size": "pixels", "mask_values": "grey level of the mask",
     "saliency.size": "pixels", "superpixel": "pixels of area", "compactness": "none", "sigma_colour": "CIE-Lab units", "sigma_boundary": "none",
     "sigma_spatial": "share of the longer side", "output_stride": "pixels per cell", "width": "factor", "stages": "stages of the trunk",

@@ -150,6 +150,17 @@ def test_another_format_is_refused_with_the_version_that_wrote_it(package: Path)
     assert "expected a Segmenter of format 1" in refusal(package, content_of(package) | {"format": 2})
 
 
+@pytest.mark.parametrize("place", ["format", "scales", "preprocessing", "sha256"])
+def test_a_tensor_where_a_value_belongs_is_refused_and_not_computed_with(package: Path, place: str) -> None:
+    content = content_of(package)
+    vast = torch.zeros(1).expand(10**6, 10**6)  # of four bytes; compared with anything it would take a terabyte
+    if place == "preprocessing":
+        content["package"][place]["mean"] = vast
+    else:
+        (content if place == "sha256" else content["package"])[place] = vast
+    refusal(package, content)
+
+
 def test_a_description_of_another_network_is_refused(package: Path) -> None:
     content = content_of(package)
     content["package"]["preprocessing"]["bgr"] = True

@@ -148,16 +148,16 @@ def load_package(path: str | os.PathLike[str], device: torch.device) -> Loaded:
                           output=content["facts"]["output"], crf=Crf(preset="deeplab", backend="torch", settings=PRESETS["deeplab"]),
                           preprocessing=spelt_out(content["preprocessing"]), largest_side=None, metrics=None)
         content["package"] = package.model_dump(mode="json")
-    else:
-        package = _described(path, content)
     try:
-        found = digest(content)
+        found = digest(content)  # before anything in it is compared: what can be told as JSON holds no tensor
     except (TypeError, ValueError, RecursionError) as error:
         raise AepslError(f"{path}: expected numbers, texts and lists of them beside the tensors, found others ({printable(str(error), 200)}); "
                          f"{_AGAIN}") from None
-    if not plain and content.get("sha256") != found:
-        raise AepslError(f"{path}: expected tensors and a description with the SHA-256 {shown(content.get('sha256'))} that it names, found {found}; "
-                         f"it was changed after it was written: {_AGAIN}")
+    if not plain:
+        package = _described(path, content)
+        if not isinstance(named := content.get("sha256"), str) or named != found:
+            raise AepslError(f"{path}: expected tensors and a description with the SHA-256 {shown(named)} that it names, found "
+                             f"{found}; it was changed after it was written: {_AGAIN}")
     return Loaded(model, package, tuple(content["classes"]), content["network"], content["preprocessing"], content["facts"], found)
 
 
@@ -188,7 +188,7 @@ _AGAIN = "ask for the file again, or run `dvc repro package`"
 def _described(path: str | os.PathLike[str], content: dict[str, Any]) -> Package:
     """The package entry of a file, which must be whole and belong to the tensors beside it."""
     given = content["package"]
-    if isinstance(given, dict) and given.get("format") != FORMAT:
+    if isinstance(given, dict) and (type(given.get("format")) is not int or given["format"] != FORMAT):
         raise AepslError(f"{path}: expected a package of format {FORMAT}, found {shown(given.get('format'))}, written by aepsl "
                          f"{shown(given.get('version'))}; this is aepsl {VERSION}: use the other one, or package the segmenter anew")
     try:

@@ -24,13 +24,14 @@ BLOCKS = re.findall(r"(?ms)^```bash\n(.*?)^```$", PAGE)
 SMALL = {**{f"{stage}.{key}": value for stage in ("classify", "segment") for key, value in
             (("network.weights", "none"), ("network.width", 0.1), ("network.frozen_stages", 0), ("training.length", 2.0), ("training.batch", 4),
              ("training.crop", 49))},
-         "classify.further_rounds.length": 1.0, "saliency.size": 64, "refine.custom.iterations": 1, "mine.scales": [1.0], "relabel.flip": False,
+         "rounds": {"r1": "r0"}, "last_round": "r1", "classify.further_rounds.length": 1.0,
+         "saliency.size": 64, "refine.custom.iterations": 1, "mine.scales": [1.0], "relabel.flip": False,
          "compute": TINY["compute"]}
 # What is different here from what people type, each with its reason; each must be found once.
 INSTEAD = {
     # The environment that runs the tests takes the place of one that would take gigabytes.
     "make demo": 'mkdir .venv && ln -s "$ENVIRONMENT"/* .venv && rm -f .venv/ready && touch .venv/ready\nmake demo',
-    # Few steps, a narrow network, and no weights to download.
+    # One round of few steps, a narrow network, and no weights to download.
     "cp presets/photos-quick.yaml params.yaml": "cp presets/photos-quick.yaml params.yaml\npython ../small.py",
 }
 

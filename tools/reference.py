@@ -28,7 +28,7 @@ UNITS = {
     "online_from": "share of the training", "least_confidence": "probability", "prohibit_below": "class confidence, 0 to 1",
     "custom.iterations": "iterations", "bilateral_weight": "none", "spatial_weight": "none", "bilateral_xy": "pixels", "spatial_xy": "pixels",
     "bilateral_rgb": "grey levels", "devices": "processes", "inference_batch": "images", "workers": "processes", "processes": "processes",
-    "threads": "threads", "save_every": "s",
+    "threads": "threads", "save_every": "s", "report.thumbnail": "pixels", "report.side": "pixels",
 }
 COMMAND = r"(dvc exp run (?:-S (?:'[^']*'|[^\s.]+(?:\.\w+)*[^\s.]*) ?)+)"
 ESCAPED = r"\\(?=[\\*_<>\[\]|^])"

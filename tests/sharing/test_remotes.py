@@ -70,8 +70,8 @@ def test_a_change_comes_back_as_a_branch_and_only_new_objects_are_pushed(author,
     work = colleague[0]
     before = s3.keys("aepsl")
     do(work, page.lines("Change one thing in a fresh clone", 2))
-    page = {dvc_md5(path) for path in (work / "report").rglob("*") if path.suffix in (".js", ".html") and path.name != "run.js"}
-    assert s3.keys("aepsl") - before == md5s(work, ["data/predictions.zip", "models/aepsl.pt", "report/val.png"]) | (page - before)
+    report = {dvc_md5(path) for path in (work / "report").rglob("*") if path.suffix in (".js", ".html") and path.name != "run.js"}
+    assert s3.keys("aepsl") - before == md5s(work, ["data/predictions.zip", "models/aepsl.pt", "report/val.png"]) | (report - before)
 
     # And the two branches are compared, number by number and curve by curve.
     reader = author.copy(tmp_path / "reader")

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import IO, Any, TextIO
 
 from aepsl.params import parse_yaml
+from aepsl.report.run import write_run
 
 ROOT = Path(__file__).resolve().parents[1]
 # Lines of DVC that say what this module says otherwise.
@@ -232,6 +233,8 @@ def main() -> int:
     status = reproduce(screen, course, [sys.executable, "-m", "dvc", "repro"])
     if status:
         return status
+    if (ROOT / "report/index.html").exists():  # what came after the stage that wrote it is known only now
+        write_run(ROOT / "report/run.js", root=ROOT, runtime_csv=ROOT / "metrics/runtime.csv")
     print(f"{course.number} stages in {time.monotonic() - began:.0f} s, {course.same} of them unchanged", "", *scores(ROOT / "metrics"), "",
           *next_steps(ROOT), sep="\n")
     return 0

@@ -137,8 +137,8 @@ class Handler(BaseHTTPRequestHandler):
         step = 1 if answer.drip else 1 << 16
         for at in range(0, len(content), step):
             block = content[at:at + step]
+            self.server.sent[name] += len(block)  # first: who has the last byte may look at once
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if answer.length == "chunked" else block)
-            self.server.sent[name] += len(block)
             if answer.drip:
                 time.sleep(answer.drip)
 

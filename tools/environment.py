@@ -198,7 +198,7 @@ def set_up(root: Path, *, check_disk: bool) -> None:
         large = " (torch alone is some gigabytes: a few minutes)" if any(pin.name == "torch" for pin in missing) else ""
         say(f"{len(pins)} packages locked, {len(missing)} to install, each file checked by SHA-256{large}")
         for number, batch in enumerate(batches(missing), 1):
-            say(f"{number}/{len(batches(missing))}: {', '.join(pin.name for pin in batch)}")
+            say(f"{number}/{len(batches(missing))}: {batch[0].name}" + (f" … {batch[-1].name}" if len(batch) > 1 else ""))
             listed.write_text("".join(f"{pin.entry}\n" for pin in batch))
             checked = ["--require-hashes", "--only-binary", ":all:", "--no-binary", ",".join(FROM_SOURCE)]
             try:

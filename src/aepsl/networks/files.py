@@ -55,7 +55,7 @@ def _load(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
         raise AepslError(f"{path}: no such file; `dvc repro` or `dvc pull` makes it") from None
     except (OSError, ValueError) as error:
         raise AepslError(f"{path}: expected a model file of this project, found a damaged or foreign one ({error}); "
-                         "delete it and run `dvc checkout` or `dvc repro`") from error
+                         "if it is one that a run has made, delete it and run `dvc checkout` or `dvc repro`") from error
     given = content if isinstance(content, dict) else {}
     if type(given.get("format")) is not int or given["format"] != FORMAT or not isinstance(given.get("kind"), str) or given["kind"] not in kinds:
         kind = given.get("kind")

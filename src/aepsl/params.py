@@ -6,7 +6,7 @@ The meaning, unit and paper value of each key stand beside it in params.yaml.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -344,6 +344,15 @@ def chain_to(chain: Mapping[str, str], start: str, last: str) -> list[str]:
         steps.append(last)
         last = chain[last]
     return steps[::-1]
+
+
+def leaves(group: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of nested groups by dotted path; an empty group is a value."""
+    for name, value in group.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def load_params(path: str | os.PathLike[str]) -> Params:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import yaml
 
 from aepsl.data.archive import MOST_TEXT, parse_json
 from aepsl.errors import AepslError, printable, shown
-from aepsl.params import parse_yaml
+from aepsl.params import leaves, parse_yaml
 
 WORKSPACE = "workspace"
 LOCK, PARAMS, METRICS = "dvc.lock", "params.yaml", "metrics"
@@ -216,7 +216,7 @@ def _built(name: str, source: _Folder | _Commit) -> Snapshot:
         return Snapshot(name, recorded, _metrics(source), artefacts, notes=(f"it has no {PARAMS}; the parameters are those that {LOCK} recorded",))
     try:
         groups = parse_yaml(content)
-        params = dict(_flat(groups)) if isinstance(groups, dict) else {}
+        params = dict(leaves(groups)) if isinstance(groups, dict) else {}
     except ValueError as error:
         raise AepslError(f"{source.where(PARAMS)}: expected YAML, found {error}") from None
     params = {path: value for path, value in params.items() if path.partition(".")[0] != "compute"}
@@ -234,16 +234,8 @@ def _metrics(source: _Folder | _Commit) -> dict[str, Any]:
             raise AepslError(f"{source.where(name)}: {error}; run `dvc repro`") from None
         if isinstance(values, dict):
             stem = name.removeprefix(f"{METRICS}/").removesuffix(".json")
-            found |= {f"{stem}.{path}": value for path, value in _flat(values) if isinstance(value, int | float | str)}
+            found |= {f"{stem}.{path}": value for path, value in leaves(values) if isinstance(value, int | float | str)}
     return found
-
-
-def _flat(group: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in group.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", value
 
 
 def _locked(data: bytes, where: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -271,7 +263,7 @@ def _locked(data: bytes, where: str) -> tuple[dict[str, str], dict[str, Any]]:
         for stage in stages.values():
             artefacts |= {str(out["path"]): str(out["md5"]) for out in stage.get("outs", ()) if not str(out["path"]).startswith(f"{METRICS}/")}
             for path, value in stage.get("params", {}).get(PARAMS, {}).items():
-                params |= dict(_flat({path: value}))
+                params |= dict(leaves({path: value}))
     except (AttributeError, KeyError, TypeError) as error:
         raise fault(f"a stage of another form ({type(error).__name__}: {printable(str(error), 80)})") from None
     return dict(sorted(artefacts.items())), dict(sorted(params.items()))

@@ -6,7 +6,7 @@ were measured: rows of other settings are refused, never mixed in.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from aepsl.data.voc import class_fault
 from aepsl.errors import FaultList, shown
 from aepsl.evaluation.ablation_tables import VARIANTS, Key, Row, Table, in_order, key
 from aepsl.evaluation.experiments import Found, Run
-from aepsl.params import chain_to
+from aepsl.params import chain_to, leaves
 
 # What the ablations vary, and compute, which never changes a result.
 VARIED = ("seed", "rounds", "last_round", "passes", "relabels", "oracles", "last_pass", "segment.psl", "compute")
@@ -48,16 +48,8 @@ def data_name(params: Mapping[str, Any]) -> str:
 
 def settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """Everything else that two runs must share to stand in one table, by dotted path; of data.path, which differs between machines, the name."""
-    flat = {path: value for path, value in _flat(params) if not any(path == name or path.startswith(f"{name}.") for name in VARIED)}
+    flat = {path: value for path, value in leaves(params) if not any(path == name or path.startswith(f"{name}.") for name in VARIED)}
     return flat | {"data.path": data_name(params)}
-
-
-def _flat(group: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in group.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", value
 
 
 def as_row(run: Run, data: str, variant: str) -> Row:
@@ -113,7 +105,7 @@ def collect(found: Found, *, data: str | None = None, where: Mapping[str, Any] |
     for run in found.runs:
         try:
             lines, name = variants(run.params), data or data_name(run.params)
-            seed, values = run.params["seed"], dict(_flat(run.params))
+            seed, values = run.params["seed"], dict(leaves(run.params))
             if type(seed) is not int:
                 raise TypeError(f"seed {shown(seed)}")
             if fault := class_fault(name):

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aepsl.data.archive import write_atomically
+from aepsl.params import leaves
 from aepsl.report.charts import Chart, line_chart
 from aepsl.report.facts import ERROR_COLOURS, ERRORS, HEAT_COLOURS, REGION_COLOUR, RIGHT_COLOUR, Gallery, Overview
 
@@ -204,15 +205,6 @@ def groups(params: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
     single = [(key, plain(value)) for key, value in params.items() if not isinstance(value, Mapping) or not value]
     nested = [(key, [(path, plain(leaf)) for path, leaf in leaves(value)]) for key, value in params.items() if isinstance(value, Mapping) and value]
     return [*([("general", single)] if single else []), *nested]
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values of nested mappings by dotted path."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def plain(value: Any) -> str:

@@ -313,6 +313,27 @@ def test_back_closes_the_full_view_and_forward_opens_it(visit: Visit, report: Pa
     assert page.locator("#layer-title").text_content() == "heatmap, round r2"
 
 
+def test_an_image_opened_right_after_another_was_closed_stays_open_at_its_whole_size(visit: Visit, report: Path) -> None:
+    page = visit(report, f"#image={GALLERY.ids[0]}")
+    full_view(page)
+    page.keyboard.press("+")
+    assert page.locator("#zoom-value").text_content() == "150 %"
+    # In one task, so that the browser tells of the closing only when the next image is open already.
+    page.evaluate("""() => {
+        const view = document.getElementById("viewer");
+        view.addEventListener("close", () => { view.dataset.told = "yes"; }, {once: true});
+        view.close();
+        document.querySelectorAll(".card")[1].querySelector(".panel").click();
+    }""")
+    page.wait_for_selector("#viewer[data-told]", state="attached")
+    full_view(page)
+    assert page.locator("#viewer-id").text_content() == GALLERY.ids[1]
+    assert page.locator("#zoom-value").text_content() == "100 %"
+    assert f"image={GALLERY.ids[1]}" in page.url
+    page.keyboard.press("Escape")
+    until(page, "location.hash === '#gallery'")
+
+
 def test_layers_are_chosen_in_the_strip_and_by_keys(visit: Visit, report: Path) -> None:
     page = visit(report, "#image=2007_000090")
     full_view(page)

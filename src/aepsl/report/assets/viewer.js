@@ -10,7 +10,7 @@ const viewer = (() => {
 
   async function open(id) {
     const row = gallery.row(id), again = shown?.id === id && dialog().open;
-    if (!dialog().open) { opener = document.activeElement; dialog().showModal(); by("viewer-id").focus(); }
+    if (!dialog().open) { shown = null; opener = document.activeElement; dialog().showModal(); by("viewer-id").focus(); }
     if (row === null) { unknown(id); return; }
     if (again) {  // another layer, or another opacity
       if (shown.images && shown.layer !== gallery.state.layer) choose();
@@ -74,6 +74,7 @@ const viewer = (() => {
   }
 
   function closed() {
+    if (dialog().open) return;  // the browser tells of a closing a little later, and by then another image may be open
     abort?.abort();
     const row = shown?.row ?? null;
     shown = null;

@@ -1,11 +1,12 @@
 import math
 import os
+import threading
 import time
 
 import pytest
 
 from aepsl.errors import FaultList
-from aepsl.parallel import WINDOW, in_processes, loading_workers, usable_cores
+from aepsl.parallel import AHEAD, WINDOW, in_processes, loading_workers, read_ahead, usable_cores
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -90,3 +91,20 @@ class Heavy:
 def test_what_a_function_holds_is_sent_to_a_process_once_and_not_with_every_batch():
     assert list(in_processes(Heavy(), range(300), processes=2)) == list(range(300))
     assert 1 <= Heavy.packed <= 4
+
+
+def test_items_are_read_ahead_in_order_and_no_further_than_wanted() -> None:
+    drawn: list[int] = []
+    results = read_ahead(lambda number: (10 // number, threading.get_ident()), (drawn.append(number) or number for number in range(5, -50, -1)))
+    for expected in range(5, 0, -1):
+        number, reading = next(results)
+        assert (number, reading.result()[0]) == (expected, 10 // expected)
+        assert reading.result()[1] != threading.get_ident()
+        assert drawn[-1] == expected - AHEAD
+    number, reading = next(results)
+    with pytest.raises(ZeroDivisionError):  # told to whoever asks for the result, and the next ones follow
+        reading.result()
+    assert next(results)[1].result()[0] == -10
+    results.close()
+    assert drawn[-1] == -1 - AHEAD
+    assert list(read_ahead(abs, [])) == []

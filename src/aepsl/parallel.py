@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, cached_property, partial
 from itertools import islice
@@ -23,6 +24,7 @@ WINDOW = 32  # items per process drawn at a time
 BATCH = 4  # items that a process is given at once
 FAR_BATCH = 16  # the same for a worker of a cluster, which is given the function, and the index in it, again with each
 ALONE = 1.0  # seconds of work for which no process is started: two that start take about as long
+AHEAD = 2  # items that are read before they are needed
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker
 
 
@@ -84,6 +86,22 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def read_ahead(read: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+    """Yield every item, in order, with the result of ``read(item)`` to come. A thread reads the next :data:`AHEAD` while their user is at work."""
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    remaining = iter(items)
+    pool = ThreadPoolExecutor(1, "aepsl")
+    try:
+        while True:
+            for item in islice(remaining, AHEAD + 1 - len(waiting)):
+                waiting.append((item, pool.submit(read, item)))
+            if not waiting:
+                return
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def loading_workers(wanted: int | str, *, threads: int, cores: int, gpu: bool) -> int:

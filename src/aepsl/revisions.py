@@ -4,9 +4,7 @@ What DVC recorded in dvc.lock counts as the artefacts; no artefact itself is ope
 """
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import yaml
 
 from aepsl.data.archive import MOST_TEXT, parse_json
 from aepsl.errors import AepslError, printable, shown
+from aepsl.git import ask_git, asked_line
 from aepsl.params import leaves, parse_yaml
 
 WORKSPACE = "workspace"
@@ -68,7 +67,7 @@ def snapshot(root: Path, name: str | None) -> Snapshot:
         return _of_folder(path, name)
     if path.is_file():
         return _of_lock(path, name)
-    if not _in_git(root):
+    if ask_git(root, "rev-parse", "--git-dir") is None:
         raise AepslError(f"{shown(name)}: expected the path of a dvc.lock or of a folder that has one, because {root.absolute()} is in no git "
                          "checkout; found no such path")
     raise AepslError(f"{shown(name)}: expected a git revision (`git branch`, `git log --oneline`), the name of an experiment (`dvc exp show`), a "
@@ -161,39 +160,23 @@ class _Commit:
     commit: str
 
     def read(self, name: str) -> bytes | None:
-        result = _git(self.root, "cat-file", "blob", f"{self.commit}:./{name}")
-        return result.stdout if result.returncode == 0 else None
+        return ask_git(self.root, "cat-file", "blob", f"{self.commit}:./{name}")
 
     def metrics(self) -> list[str]:
-        listed = _git(self.root, "ls-tree", "--name-only", "-z", self.commit, f"{METRICS}/").stdout.decode("utf-8", "surrogateescape")
-        return sorted(name for name in listed.split("\0") if name.endswith(".json"))
+        listed = ask_git(self.root, "ls-tree", "--name-only", "-z", self.commit, f"{METRICS}/") or b""
+        return sorted(name for name in listed.decode("utf-8", "surrogateescape").split("\0") if name.endswith(".json"))
 
     def where(self, name: str) -> str:
         return f"{self.commit[:7]}:{name}"
-
-
-def _git(root: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-    """git at work in ``root``, told to write nothing and to ask nobody."""
-    try:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, check=False,
-                              env=os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"})
-    except FileNotFoundError:
-        raise AepslError("git: expected the program on PATH, found none; install it, or name folders and dvc.lock files instead") from None
-
-
-def _in_git(root: Path) -> bool:
-    return _git(root, "rev-parse", "--git-dir").returncode == 0
 
 
 def _commit(root: Path, name: str) -> str | None:
     """The commit a revision or an experiment means, in hexadecimal, or None."""
     if not name or "\0" in name or name.startswith("-"):
         return None
-    result = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    if result.returncode == 0:
-        return result.stdout.decode().strip()
-    listed = _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").stdout.decode("utf-8", "replace")
-    found = [line.split(" ", 1) for line in listed.splitlines()]
+    if commit := asked_line(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
+        return commit
+    found = [line.split(" ", 1) for line in asked_line(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").splitlines()]
     return next((commit for commit, ref in found if ref.rpartition("/")[2] == name), None)
 
 

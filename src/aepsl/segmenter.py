@@ -15,10 +15,8 @@ import io
 import os
 import re
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -33,6 +31,7 @@ from aepsl.networks.devices import pick_device
 from aepsl.networks.inference import Engine, out_of_memory, pick_precision, ready
 from aepsl.networks.onnx_file import write_onnx
 from aepsl.networks.packages import Loaded, load_package
+from aepsl.parallel import read_ahead
 from aepsl.params import Backend, CrfSettings
 from aepsl.segmentation.crf import refine, refine_batch
 from aepsl.segmentation.densecrf import require_densecrf
@@ -43,7 +42,6 @@ from aepsl.segmentation.presets import PRESETS
 Photograph = str | os.PathLike[str] | Image.Image | np.ndarray
 Colour = tuple[int, int, int]
 COLOURS: list[Colour] = [(red, green, blue) for red, green, blue in zip(*[iter(voc_palette())] * 3, strict=True)]
-AHEAD = 2  # photographs that are read before they are needed
 
 
 @dataclass(frozen=True)
@@ -223,26 +221,15 @@ class Segmenter:
         on_fault : called with what cannot be read or predicted and why, and the next one follows; None = the error is raised.
         options : those of :meth:`predict`. ``Prediction.source`` tells which photograph a prediction is of.
         """
-        waiting: deque[tuple[Photograph, Future[np.ndarray]]] = deque()
-        remaining = iter(images)
-        pool = ThreadPoolExecutor(1, "aepsl")
-        try:
-            while True:
-                while len(waiting) <= AHEAD and (image := next(remaining, None)) is not None:
-                    waiting.append((image, pool.submit(_pixels, image)))
-                if not waiting:
-                    return
-                image, loading = waiting.popleft()
-                try:
-                    found = self.predict(loading.result(), **options)
-                except AepslError as error:
-                    if on_fault is None:
-                        raise
-                    on_fault(image, error)
-                    continue
-                yield Prediction(found.image, found.mask, found.names, found.confidences, found.scores, found.stride, image)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for image, reading in read_ahead(_pixels, images):
+            try:
+                found = self.predict(reading.result(), **options)
+            except AepslError as error:
+                if on_fault is None:
+                    raise
+                on_fault(image, error)
+                continue
+            yield replace(found, source=image)
 
     def to_onnx(self, path: str | os.PathLike[str], *, scales: Sequence[float] | None = None, flip: bool | None = None) -> None:
         """Write the network for other runtimes; what goes in and comes out: :func:`aepsl.networks.onnx_file.write_onnx`.

@@ -7,9 +7,8 @@ import json
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ import typer
 from aepsl.cli.photographs import Photograph, find, require_apart
 from aepsl.cli.shell import counted, debugging, example, name_of, reason, say, show
 from aepsl.errors import AepslError, FaultList, printable, shown
+from aepsl.parallel import read_ahead
 from aepsl.resume.interrupt import Interrupted, held
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 CARD, SUMMARY = "aepsl.json", "summary.csv"
 DECIDING = ("sha256", "crf", "max_side", "labels")  # what of the card the masks depend on
-AHEAD = 2  # photographs that are read before they are needed
 MOST_FAULTS = 10  # of the program itself, in a row: then it is not the photographs
 # An output that cannot be written for its name alone; anything else, a full disk say, would meet the next one too.
 OF_ITS_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
@@ -193,22 +192,11 @@ def _predicted(segmenter: "Segmenter", photographs: Sequence[Photograph], known:
     """Predictions in order, or what went wrong with one; the next photographs are read meanwhile."""
     from aepsl.data.photograph import read_photograph
 
-    waiting: deque[tuple[Photograph, Future[np.ndarray]]] = deque()
-    remaining = iter(photographs)
-    pool = ThreadPoolExecutor(1, "aepsl")
-    try:
-        while True:
-            while len(waiting) <= AHEAD and (photograph := next(remaining, None)) is not None:
-                waiting.append((photograph, pool.submit(read_photograph, photograph.path)))
-            if not waiting:
-                return
-            photograph, reading = waiting.popleft()
-            try:
-                yield photograph, segmenter.predict(reading.result(), labels=labels_of(photograph, known), **options)
-            except Exception as error:
-                yield photograph, error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    for photograph, reading in read_ahead(lambda photograph: read_photograph(photograph.path), photographs):
+        try:
+            yield photograph, segmenter.predict(reading.result(), labels=labels_of(photograph, known), **options)
+        except Exception as error:
+            yield photograph, error
 
 
 def _shown(results: Iterable[Any], total: int, done: int) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from aepsl.data.archive import parse_json
 from aepsl.errors import AepslError, shown
+from aepsl.git import ask_git
 from aepsl.params import parse_yaml
 
 PARAMS = "params.yaml"
@@ -65,7 +66,8 @@ def dvc_experiments(folder: Path, revision: str | None = None) -> Found:
     except ValueError as error:
         raise AepslError(f"dvc exp show --json: expected JSON, found {output[:80]!r} ({error}); DVC 3.67 is known to work") from None
     # An experiment is a commit, and git holds its tables.
-    return parse_experiments(content, lambda revision: _call(["git", "show", f"{revision}:./{CLASSES}"], folder, missing=""))
+    return parse_experiments(content, lambda revision: (ask_git(folder, "cat-file", "blob", f"{revision}:./{CLASSES}") or b"")
+                             .decode("utf-8", "replace"))
 
 
 def parse_experiments(content: Sequence[Mapping[str, Any]], table: Callable[[str], str] = lambda revision: "") -> Found:
@@ -183,13 +185,11 @@ def _share(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1
 
 
-def _call(command: Sequence[str], folder: Path, *, missing: str | None = None) -> str:
-    """Output of a command; where it fails, ``missing`` if given."""
+def _call(command: Sequence[str], folder: Path) -> str:
+    """Output of a command of DVC."""
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         return result.stdout
-    if missing is not None:
-        return missing
     reason = result.stderr.strip().splitlines()[-1:] or [f"status {result.returncode}"]
     raise AepslError(f"dvc exp show: expected the experiments of {folder.resolve()}, found: {reason[0]}; run it in the project with its environment "
                      "active, or give plain folders with --runs")

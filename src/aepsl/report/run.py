@@ -5,18 +5,18 @@ import importlib.metadata
 import io
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aepsl.data.archive import write_atomically
+from aepsl.errors import AepslError
+from aepsl.git import asked_line
 from aepsl.report.shards import script, values_of
 
 PACKAGES = ("aepsl", "torch", "torchvision", "numpy", "scipy", "scikit-image", "pillow", "pydantic", "jinja2", "dvc", "pydensecrf2")
 TRACKED = ("params.yaml", "dvc.yaml", "src", "stages")  # what a revision is asked about: results and their records change while a run goes on
-PATIENCE = 20  # seconds for git
 
 
 def write_run(path: str | os.PathLike[str], *, root: str | os.PathLike[str], runtime_csv: str | os.PathLike[str],
@@ -47,21 +47,11 @@ def digest_of(index_js: Path) -> str | None:
 
 def revision(root: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Commit, branch (None = detached) and whether code or parameters differ from the commit; None where git or a commit is lacking."""
-    commit = _git(root, "rev-parse", "HEAD")
-    if not commit:
-        return None
-    changed = _git(root, "status", "--porcelain", "--", *TRACKED)
-    return {"commit": commit, "branch": _git(root, "symbolic-ref", "--quiet", "--short", "HEAD") or None, "dirty": bool(changed)}
-
-
-def _git(root: str | os.PathLike[str], *arguments: str) -> str:
-    """What git prints; nothing where it fails."""
-    # Optional locks off: a look must not get into the way of a commit that is under way.
-    with suppress(OSError, subprocess.SubprocessError):
-        result = subprocess.run(["git", "-C", os.fspath(root), *arguments], capture_output=True, text=True, errors="replace", timeout=PATIENCE,
-                                check=False, stdin=subprocess.DEVNULL, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
-        return result.stdout.strip() if result.returncode == 0 else ""
-    return ""
+    with suppress(AepslError):
+        if commit := asked_line(root, "rev-parse", "HEAD"):
+            changed = asked_line(root, "status", "--porcelain", "--", *TRACKED)
+            return {"commit": commit, "branch": asked_line(root, "symbolic-ref", "--quiet", "--short", "HEAD") or None, "dirty": bool(changed)}
+    return None
 
 
 def versions() -> dict[str, str]:

@@ -71,7 +71,7 @@ class Ranks:
     Parameters
     ----------
     place : where it stands.
-    device : what it computes on, such as "cuda:3"; "" = not known yet, :meth:`engine` is told.
+    device : what it computes on, such as "cuda:3"; "" = none: it computes alone.
     precision : of the networks, as ``compute.precision``.
     """
 
@@ -82,14 +82,15 @@ class Ranks:
     @cached_property
     def fabric(self) -> Any:
         """Lightning Fabric for this group, or None for a process alone in float32."""
-        kind, _, index = self._device.partition(":")
-        if kind == "auto":
-            import torch
-
-            kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        precision = fabric_precision(self._precision, kind) if kind else "32-true"
-        if self.size == 1 and precision == "32-true":
+        if not self._device:
             return None
+        from aepsl.networks.devices import pick_device, pick_precision
+
+        device = pick_device(self._device)
+        number_format = str(pick_precision(self._precision, device)).removeprefix("torch.")
+        if self.size == 1 and number_format == "float32":
+            return None
+        precision: Any = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[number_format]
         import logging
 
         from lightning_fabric import Fabric
@@ -100,11 +101,11 @@ class Ranks:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         if self.size == 1:
-            return Fabric(accelerator=kind, devices=[int(index or 0)] if kind == "cuda" else 1, precision=precision)  # type: ignore[arg-type]
+            return Fabric(accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=precision)
         # Batch norm statistics are equal everywhere: each process computes them of all images.
         strategy = DDPStrategy(timeout=PATIENCE, broadcast_buffers=False)
-        fabric = Fabric(accelerator=kind, devices=self._place.local_size, num_nodes=self.size // self._place.local_size, strategy=strategy,
-                        precision=precision, plugins=[SLURMEnvironment() if self._place.slurm else TorchElasticEnvironment()])  # type: ignore[arg-type]
+        fabric = Fabric(accelerator=device.type, devices=self._place.local_size, num_nodes=self.size // self._place.local_size, strategy=strategy,
+                        precision=precision, plugins=[SLURMEnvironment() if self._place.slurm else TorchElasticEnvironment()])
         fabric.launch()
         return fabric
 
@@ -160,22 +161,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-def fabric_precision(precision: str, kind: str) -> str:
-    """Fabric's name of ``compute.precision`` on a kind of device; auto = bfloat16 on CUDA devices that have it, else float32.
-
-    Raises
-    ------
-    AepslError : float16 without a CUDA device.
-    """
-    if precision == "float16" and kind != "cuda":
-        raise AepslError(f"compute.precision: float16 is for CUDA devices, found {kind or 'none'}; use auto, float32 or bfloat16")
-    if precision == "auto" and kind == "cuda":
-        import torch
-
-        precision = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return {"bfloat16": "bf16-mixed", "float16": "16-mixed"}.get(precision, "32-true")
 
 
 def device_of(name: str, here: Place) -> str:

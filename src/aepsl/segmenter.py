@@ -27,8 +27,8 @@ from PIL import Image
 from aepsl.data.archive import encode_mask, voc_palette, write_atomically
 from aepsl.data.photograph import read_photograph, upright_rgb
 from aepsl.errors import AepslError, shown
-from aepsl.networks.devices import pick_device
-from aepsl.networks.inference import Engine, out_of_memory, pick_precision, ready
+from aepsl.networks.devices import pick_device, pick_precision
+from aepsl.networks.inference import Engine, out_of_memory, ready
 from aepsl.networks.onnx_file import write_onnx
 from aepsl.networks.packages import Loaded, load_package
 from aepsl.parallel import read_ahead

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aepsl.data.samples import Samples
 from aepsl.errors import AepslError
 from aepsl.params import Training
-from aepsl.ranks import ALONE, Place, Ranks, device_of, fabric_precision, place
+from aepsl.ranks import ALONE, Place, Ranks, device_of, place
 from aepsl.resume import interrupt
 from aepsl.resume.interrupt import Interrupted
 from aepsl.resume.parts import write_resumed
@@ -264,13 +264,12 @@ def test_devices_that_cannot_be_shared_or_are_too_few_are_refused(monkeypatch: p
         device_of("cuda", Place(6, 8, 2, 8))
 
 
-def test_precisions_are_fabrics_and_automatic_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    assert [fabric_precision("auto", kind) for kind in ("cpu", "mps", "cuda")] == ["32-true", "32-true", "bf16-mixed"]
-    assert fabric_precision("float16", "cuda") == "16-mixed"
-    assert fabric_precision("bfloat16", "cpu") == "bf16-mixed"
+def test_a_process_alone_needs_fabric_only_for_another_precision_than_float32() -> None:
+    assert ALONE.fabric is None
+    assert Ranks(device="cpu", precision="auto").fabric is None
+    assert Ranks(device="cpu", precision="bfloat16").fabric.strategy.precision.precision == "bf16-mixed"
     with pytest.raises(AepslError, match=r"compute\.precision: float16 is for CUDA devices, found cpu"):
-        fabric_precision("float16", "cpu")
+        _ = Ranks(device="cpu", precision="float16").fabric
 
 
 def test_bfloat16_trains_on_a_processor_too(samples: Samples) -> None:

@@ -1,4 +1,4 @@
-"""Where a network runs."""
+"""Where a network runs, and in which number format."""
 
 import torch
 
@@ -12,3 +12,22 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise AepslError(f"compute.device: {name} asked for, but torch finds no CUDA device; use auto or cpu")
     return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The number format of ``compute.precision``; ``auto`` takes bfloat16 on CUDA devices that compute with it, else float32.
+
+    Raises
+    ------
+    AepslError : the device does not compute with it.
+    """
+    if name == "float16" and device.type != "cuda":
+        raise AepslError(f"compute.precision: float16 is for CUDA devices, found {device.type}; use auto, float32 or bfloat16")
+    if device.type == "cuda" and name in ("auto", "bfloat16"):
+        with torch.cuda.device(device):
+            if torch.cuda.is_bf16_supported(including_emulation=False):
+                return torch.bfloat16
+        if name == "bfloat16":
+            raise AepslError(f"compute.precision: bfloat16 asked for, but {torch.cuda.get_device_name(device)} does not compute with it; "
+                             "use auto, float16 or float32")
+    return {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from aepsl.data.samples import Photographs
 from aepsl.errors import AepslError, printable
 from aepsl.networks.classifier import Classifier
-from aepsl.networks.devices import pick_device
+from aepsl.networks.devices import pick_device, pick_precision
 from aepsl.networks.grid import from_grid
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import Trunk, normalise, resized
@@ -66,18 +66,6 @@ def engine_for(compute: Compute) -> Engine:
     device = pick_device(compute.device)
     return Engine(device, compute.inference_batch or (1 if device.type == "cpu" else GPU_BATCH), pick_precision(compute.precision, device),
                   compute.compile, compute.loaders)
-
-
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The number format of ``compute.precision``; ``auto`` takes bfloat16 on CUDA devices that compute with it, else float32."""
-    if device.type == "cuda" and name in ("auto", "bfloat16"):
-        with torch.cuda.device(device):
-            if torch.cuda.is_bf16_supported(including_emulation=False):
-                return torch.bfloat16
-        if name == "bfloat16":
-            raise AepslError(f"compute.precision: bfloat16 asked for, but {torch.cuda.get_device_name(device)} does not compute with it; "
-                             "use auto, float16 or float32")
-    return {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 # --- the network

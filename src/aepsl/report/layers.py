@@ -25,8 +25,6 @@ PHOTO_QUALITY = {"quality": 75, "method": 4}
 # Linear RGB as people without one kind of cone see it (Machado, Oliveira & Fernandes, IEEE TVCG 2009, severity 1).
 PROTANOPIA = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
 DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
-XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
-D65 = (0.95047, 1.0, 1.08883)
 
 
 # ---- colours
@@ -55,12 +53,14 @@ def class_colours(count: int) -> tuple[Colour, ...]:
 
 def lab_as_seen(colours: np.ndarray) -> np.ndarray:
     """CIE-Lab (3, N, 3) of colours (N, 3) in sRGB 0..255: with all cones, in protanopia, in deuteranopia."""
+    from skimage.color import xyz2lab  # here: it brings half of scipy, and seven colours need none of it
+    from skimage.color.colorconv import xyz_from_rgb
+
     values = colours / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     seen = np.stack([linear, *(np.clip(linear @ np.array(matrix).T, 0, 1) for matrix in (PROTANOPIA, DEUTERANOPIA))])
-    x = seen @ np.array(XYZ).T / D65
-    f = np.where(x > (6 / 29) ** 3, np.cbrt(x), x / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+    lab: np.ndarray = xyz2lab(seen @ xyz_from_rgb.T)
+    return lab
 
 
 def _distance(seen: np.ndarray, colour: np.ndarray) -> np.ndarray:

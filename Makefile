@@ -65,7 +65,7 @@ demo: setup
 	@python -m tools.demo
 
 test: setup
-	@python -m pytest
+	@python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 faults: export AEPSL_RELIABILITY := $(CURDIR)/docs/reliability.json
 faults: setup

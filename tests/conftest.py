@@ -1,6 +1,7 @@
 """Helpers that several tests share: throw-away checkouts of the pipeline, and ways to run it in them."""
 
 import copy
+import fcntl
 import hashlib
 import json
 import os
@@ -15,11 +16,14 @@ from typing import Any
 import pytest
 import yaml
 
+from aepsl.parallel import usable_cores
+
 # A shell starts background jobs with Ctrl-C ignored, and what tests start, and interrupt, would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests fork: a child does not inherit the threads that torch, once imported, computes with, and would wait for them for ever.
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST = ("sharing", "docs", "pipeline", "faults", "report")
 TRACKED = ("dvc.yaml", "params.yaml", "stages", "src", ".dvc/config", ".dvc/plots", ".dvcignore", ".gitignore")
 # The whole method on a handful of images.
 TINY: dict[str, Any] = {
@@ -38,6 +42,20 @@ import json, runpy, sys
 for sys.argv in json.load(sys.stdin):
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of ``pytest --numprocesses auto``. With more, what each has to make first for its tests would be most of the work."""
+    return min(4, usable_cores())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folders that take longest first, so that of several processes none is at work alone in the end."""
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 class Checkout:
@@ -161,11 +179,25 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mapping[str,
 
 
 @pytest.fixture(scope="session")
-def first_run(checkout: Callable[[Mapping[str, Any]], Checkout]) -> tuple[Checkout, list[str]]:
+def first_run(checkout: Callable[[Mapping[str, Any]], Checkout], tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, list[str]]:
     """A checkout in which ``dvc repro`` has run, and the stages in the order it ran them."""
-    work = checkout(TINY)
-    succeed(work.call("git", "init", "--quiet"))
-    return work, running(succeed(work.call("python", "-m", "dvc", "repro")))
+    def made() -> tuple[Checkout, list[str]]:
+        work = checkout(TINY)
+        succeed(work.call("git", "init", "--quiet"))
+        return work, running(succeed(work.call("python", "-m", "dvc", "repro")))
+
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return made()
+    # Of several processes that run tests the first makes it, and each takes a copy, for DVC locks what it works in.
+    shared = tmp_path_factory.getbasetemp().parent / "first_run"
+    with shared.with_suffix(".lock").open("w") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        if not (told := shared.with_suffix(".json")).exists():
+            work, order = made()
+            work.folder.rename(shared)
+            told.write_text(json.dumps(order))
+    order = json.loads(told.read_text())
+    return checkout({}).at(shared).copy(tmp_path_factory.mktemp("first_run") / "checkout"), order
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -97,7 +98,7 @@ def point(work: Checkout, **urls: Path | str) -> None:
 class S3Server:
     """moto on loopback, behind a gate that counts the objects that pass, and can stop one halfway.
 
-    ``passed`` holds, per method, the bytes of every object that went through whole.
+    ``passed`` holds, per method, the bytes of every object that went through whole; ``stored`` how often each was stored, since the server began.
     """
 
     def __init__(self) -> None:
@@ -105,6 +106,7 @@ class S3Server:
         self.server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=MotoRequestHandler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.lock = threading.Lock()
+        self.stored: Counter[str] = Counter()
         self.reset()
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.client = boto3.client("s3", endpoint_url=self.url, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1")
@@ -139,6 +141,9 @@ class S3Server:
             return
         size = int(environ.get("CONTENT_LENGTH") or 0)
         body = b"".join(self.app(environ, start_response))
+        if method == "PUT":  # noted before the answer, which a client that was killed does not take
+            with self.lock:
+                self.stored[environ["PATH_INFO"]] += 1
         if stop:
             yield body[:len(body) // 2]
             self.wait()

@@ -270,6 +270,17 @@ def test_keys_are_shown_and_those_of_one_letter_can_be_turned_off(visit: Visit, 
     assert page.evaluate("document.activeElement.matches('.card')")
 
 
+def test_back_leads_away_from_the_keys_too(visit: Visit, report: Path) -> None:
+    page = visit(report, f"#image={GALLERY.ids[3]}")
+    full_view(page)
+    page.evaluate("location.hash = '#gallery'")
+    page.keyboard.press("?")
+    assert page.locator("#keys").is_visible()
+    page.go_back()
+    full_view(page)
+    assert page.locator("dialog[open]").count() == 1
+
+
 # ---- full view
 
 def test_enter_opens_the_full_view_and_escape_gives_the_focus_back(visit: Visit, report: Path) -> None:

@@ -62,6 +62,7 @@ const gallery = (() => {
   function arrive() {
     const before = state, anchor = location.hash.slice(1);
     clearTimeout(due);
+    by("keys").close();  // Back and Forward lead away from what lies over the page, too
     state = read(location.hash);
     show(before);
     if (state.view === "overview" && anchor && anchor !== "overview") by(anchor)?.scrollIntoView();

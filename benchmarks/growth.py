@@ -104,6 +104,11 @@ def summary(runs: Mapping[int, Sequence[Mapping[str, Mapping[str, float]]]]) -> 
     return rows
 
 
+def beside(found: Sequence[Mapping[str, Any]], before: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[int, Sequence[Mapping[str, Any]]]:
+    """What was measured before of the same stages as ``found``; a pipeline that has changed its stages is measured anew at every size."""
+    return {size: runs for size, runs in before.items() if runs[0].keys() == found[0].keys()}
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
@@ -117,9 +122,9 @@ def main() -> None:
     given = parser.parse_args()
     kept = Path(given.out) / GROWTH.name
     old = parse_json(kept.read_bytes()) if kept.is_file() else {"runs": {}, "no_op_seconds": {}}
-    runs: dict[int, list[Any]] = {int(size): each for size, each in old["runs"].items()}
+    runs: dict[int, Sequence[Mapping[str, Any]]] = {int(size): each for size, each in old["runs"].items()}
     idle: dict[str, float] = old["no_op_seconds"]
-    for size in ([] if START_UP in runs else [START_UP]) + given.sizes:
+    for size in (START_UP, *given.sizes):
         found = []
         for number in range(given.repeats or REPEATS.get(size, 1)):
             with tempfile.TemporaryDirectory() as name:
@@ -128,7 +133,7 @@ def main() -> None:
                 print(f"{size} images, run {number + 1}: {sum(cost['cpu'] for cost in costs.values()):.0f} s of processor time", flush=True)
                 if size >= max(runs, default=0):
                     idle = nothing_to_do(work)
-        runs[size] = found
+        runs = {**beside(found, runs), size: found}
         sizes = sorted(each for each in runs if each != START_UP)
         if sizes:
             write_growth({"machine": machine(), "sizes": sizes, "start_up_images": START_UP, "no_op_seconds": idle, "rows": summary(runs),

@@ -162,6 +162,12 @@ def run_of(size: int, power: float) -> dict[str, dict[str, float]]:
     return {"mine@r1": {"cpu": 4 + 0.01 * size**power, "wall": 5.0, "mib": 100 + size / 1000}}
 
 
+def test_growth_keeps_no_sizes_that_other_stages_were_measured_at() -> None:
+    cost = {"cpu": 1.0, "wall": 1.0, "mib": 1.0}
+    before = {10: [{"mine": cost}], 100: [{"mine": cost, "package": cost}]}
+    assert growth.beside([{"package": cost, "mine": cost}], before) == {100: before[100]}
+
+
 @pytest.mark.parametrize("power", [1.0, 1.5])
 def test_growth_finds_the_exponent_above_the_start_up(power):
     runs = {growth.START_UP: [{"mine@r1": {"cpu": 4.0, "wall": 5.0, "mib": 100.0}}], **{size: [run_of(size, power)] for size in (100, 1000, 10_000)}}

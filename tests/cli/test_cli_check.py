@@ -58,9 +58,27 @@ def test_a_sound_folder_is_counted_and_the_parameters_are_told(own: Command) -> 
     assert ["val", "1", "0"] in lines
     assert ["cat", "2", "1"] in lines
     assert ["dog", "2", "0"] in lines
-    assert "sound: 5 images, 2 classes. Next: cp presets/folder.yaml params.yaml, set there\n" in result.stdout
-    assert "  data.path: own\n  data.folder.labels: labels.csv\n  data.folder.masks: null\n" in result.stdout
+    assert ("sound: 5 images, 2 classes. Next: cp presets/photos-quick.yaml params.yaml, set there\n  data.source: folder\n  data.path: own\n"
+            "and run") in result.stdout
     assert sorted(path.name for path in Path().iterdir()) == ["own"]
+
+
+def test_the_preset_follows_the_number_of_images(own: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "  data.path: own\n  data.unlisted: error\nand run" in own("check", "own", "--unlisted", "error").stdout
+    monkeypatch.setattr("aepsl.cli.check.QUICK", 4)
+    assert ("Next: cp presets/folder.yaml params.yaml, set there\n  data.source: folder\n  data.path: own\n  data.folder.labels: labels.csv\n"
+            "  data.folder.masks: null\nand run") in own("check", "own").stdout
+
+
+def test_parameters_that_cannot_be_read_do_not_keep_a_folder_from_being_checked(own: Command) -> None:
+    for text, said in (("", "expected groups of parameters"), ("seed: x\n", "faulty parameter(s)"), ("a: [", "expected YAML")):
+        Path("params.yaml").write_text(text)
+        result = own("check", "own")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.startswith("mind: the folder is looked at without params.yaml, which cannot be read (params.yaml: ")
+        assert said in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert (own("check").exit_code, said in own("check").stderr) == (1, True)
 
 
 def test_what_options_do_not_say_is_found_by_looking(own: Command) -> None:

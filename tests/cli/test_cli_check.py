@@ -171,6 +171,28 @@ def test_what_is_suspicious_is_told(own: Command) -> None:
     assert "4 class(es)" not in found
 
 
+def test_labels_that_are_separated_by_something_else_are_told(own: Command) -> None:
+    assert not any("joined" in note for note in notes(own))
+    write({"labels.csv": 'id,labels\na,"cat,dog"\nb,cat|dog;cat\nc,dog\nd,cat dog\nv,cat\n'})
+    assert "3 class(es) are others joined ('cat dog', 'cat,dog', 'cat|dog'): separate the labels of an image by ;" in notes(own)
+
+
+def test_images_without_a_label_are_told_apart_from_those_of_other_classes(own: Command) -> None:
+    write({"labels.csv": "id,labels\na,cat\nb,\nc,dog\nd,cat;dog\nv,cat\n"})
+    assert "1 image(s) are left out, for they have no label ('b')" in notes(own)
+    assert not any("among data.classes" in note for note in notes(own))
+    assert "1 image(s) are left out, for none of their labels is among data.classes" in notes(own, "--classes", "cat")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_columns_that_are_not_separated_by_commas_are_one_fault(own: Command, separator: str) -> None:
+    write({"labels.csv": f"id{separator}labels\na{separator}cat\n"})
+    heading, *faults = own("check", "own").stderr.splitlines()
+    assert "own: 1 fault" in heading
+    assert len(faults) == 1
+    assert faults[0].endswith("; separate columns by commas, and the labels of an image by ;")
+
+
 def test_a_class_that_is_everywhere_is_told(own: Command) -> None:
     assert not any("are in more than" in note for note in notes(own))
     write({"labels.csv": "id,labels\na,cat\nb,cat\nc,cat;dog\nd,cat\nv,cat\n"})

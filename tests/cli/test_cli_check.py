@@ -58,9 +58,27 @@ def test_a_sound_folder_is_counted_and_the_parameters_are_told(own: Command) -> 
     assert ["val", "1", "0"] in lines
     assert ["cat", "2", "1"] in lines
     assert ["dog", "2", "0"] in lines
-    assert "sound: 5 images, 2 classes. Next: cp presets/folder.yaml params.yaml, set there\n" in result.stdout
-    assert "  data.path: own\n  data.folder.labels: labels.csv\n  data.folder.masks: null\n" in result.stdout
+    assert ("sound: 5 images, 2 classes. Next: cp presets/photos-quick.yaml params.yaml, set there\n  data.source: folder\n  data.path: own\n"
+            "and run") in result.stdout
     assert sorted(path.name for path in Path().iterdir()) == ["own"]
+
+
+def test_the_preset_follows_the_number_of_images(own: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "  data.path: own\n  data.unlisted: error\nand run" in own("check", "own", "--unlisted", "error").stdout
+    monkeypatch.setattr("aepsl.cli.check.QUICK", 4)
+    assert ("Next: cp presets/folder.yaml params.yaml, set there\n  data.source: folder\n  data.path: own\n  data.folder.labels: labels.csv\n"
+            "  data.folder.masks: null\nand run") in own("check", "own").stdout
+
+
+def test_parameters_that_cannot_be_read_do_not_keep_a_folder_from_being_checked(own: Command) -> None:
+    for text, said in (("", "expected groups of parameters"), ("seed: x\n", "faulty parameter(s)"), ("a: [", "expected YAML")):
+        Path("params.yaml").write_text(text)
+        result = own("check", "own")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.startswith("mind: the folder is looked at without params.yaml, which cannot be read (params.yaml: ")
+        assert said in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert (own("check").exit_code, said in own("check").stderr) == (1, True)
 
 
 def test_what_options_do_not_say_is_found_by_looking(own: Command) -> None:
@@ -151,6 +169,28 @@ def test_what_is_suspicious_is_told(own: Command) -> None:
                  "2 classes differ in capital letters alone ('Cat', 'cat')", "no image of val has a mask"):
         assert said in found, said
     assert "4 class(es)" not in found
+
+
+def test_labels_that_are_separated_by_something_else_are_told(own: Command) -> None:
+    assert not any("joined" in note for note in notes(own))
+    write({"labels.csv": 'id,labels\na,"cat,dog"\nb,cat|dog;cat\nc,dog\nd,cat dog\nv,cat\n'})
+    assert "3 class(es) are others joined ('cat dog', 'cat,dog', 'cat|dog'): separate the labels of an image by ;" in notes(own)
+
+
+def test_images_without_a_label_are_told_apart_from_those_of_other_classes(own: Command) -> None:
+    write({"labels.csv": "id,labels\na,cat\nb,\nc,dog\nd,cat;dog\nv,cat\n"})
+    assert "1 image(s) are left out, for they have no label ('b')" in notes(own)
+    assert not any("among data.classes" in note for note in notes(own))
+    assert "1 image(s) are left out, for none of their labels is among data.classes" in notes(own, "--classes", "cat")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_columns_that_are_not_separated_by_commas_are_one_fault(own: Command, separator: str) -> None:
+    write({"labels.csv": f"id{separator}labels\na{separator}cat\n"})
+    heading, *faults = own("check", "own").stderr.splitlines()
+    assert "own: 1 fault" in heading
+    assert len(faults) == 1
+    assert faults[0].endswith("; separate columns by commas, and the labels of an image by ;")
 
 
 def test_a_class_that_is_everywhere_is_told(own: Command) -> None:

@@ -39,7 +39,31 @@ def test_the_page_gets_the_revision_the_times_and_the_differences(aepsl: Command
     result = aepsl("report", "--against", "before")
     assert result.stdout.endswith("report/index.html, with 3 differences from before\n")
     assert told()["against"] == {"name": "before", "metrics": [["val.miou", 0.3, 0.4]], "params": [["mine.threshold", 0.3, 0.4]],
-                                 "artefacts": [["data/a.zip", "0.3", "0.4"]]}
+                                 "artefacts": [["data/a.zip", "0.3", "0.4"]], "warnings": [], "incomparable": []}
+    assert told()["stale"] == []
+
+
+def test_what_makes_differences_doubtful_is_on_the_page_too(aepsl: Command) -> None:
+    project(Path(), 0.4)
+    project(Path("before"), 0.3)
+    Path("before/metrics/val.json").write_text(json.dumps({"miou": 0.3, "yardstick": "val 2 miss b"}))
+    result = aepsl("report", "--against", "before")
+    [note] = told()["against"]["warnings"]
+    assert "val: the scores were not measured alike (val 2 miss b against val 1 miss a) and cannot be compared" in note
+    assert "not measured alike" in result.stderr
+    assert set(told()["against"]["incomparable"]) == {"val.miou", "val.yardstick"}
+
+
+def test_parameters_changed_since_the_run_are_told_and_on_the_page(aepsl: Command) -> None:
+    project(Path(), 0.4)
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"mine": {"params": {"params.yaml": {"mine.threshold": 0.3}}, "outs": []}}}))
+    for words in ((), ("--against", "dvc.lock")):
+        result = aepsl("report", *words)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.count("workspace: 1 parameter(s) changed since the stages ran (mine.threshold)") == 1
+        assert told()["stale"] == ["mine.threshold"]
+    Path("dvc.lock").unlink()
+    assert (aepsl("report").stderr, told()["stale"]) == ("", [])
 
 
 def test_a_browser_is_opened_on_demand_alone(aepsl: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """``aepsl export`` and ``aepsl validate``."""
 
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from aepsl.data.archive import ArchiveWriter, encode_mask
+from aepsl.data.archive import ArchiveWriter, decode_indices, encode_mask
 from aepsl.data.index import Index, write_index
 from aepsl.data.voc import CLASSES
 from aepsl.evaluation.submission import VOC_FOLDER
@@ -63,6 +64,10 @@ def test_masks_of_another_size_give_no_archive(aepsl: Command) -> None:
     assert result.exit_code == 1
     assert "2008_1.png: expected the size of its image, 7×5, found 4×6" in result.stderr
     assert not Path("a.tar.gz").exists()
+    Path("a.tar.gz").write_bytes(b"a good one")
+    assert aepsl("export", "masks", "--out", "a.tar.gz").exit_code == 1
+    assert {path.name: path.is_file() and path.read_bytes() for path in Path().iterdir()} == {
+        "a.tar.gz": b"a good one", "data": False, "masks": False}
 
 
 def test_other_classes_are_not_passed_off_as_vocs(aepsl: Command) -> None:
@@ -71,9 +76,37 @@ def test_other_classes_are_not_passed_off_as_vocs(aepsl: Command) -> None:
     assert "in results/, sound; the classes are not the 20 of VOC, so it is not for the VOC test server" in result.stdout
 
 
+def card(*classes: str) -> bytes:
+    """What `aepsl predict` writes beside its masks."""
+    return json.dumps({"values": {str(number): name for number, name in enumerate(("background", *classes))}}).encode()
+
+
+def test_masks_that_say_their_classes_get_vocs_numbers_or_are_refused(aepsl: Command) -> None:
+    Path("ids.txt").write_text("2008_1\n")
+    masks = {"2008_1.png": encode_mask(np.array([[0, 1], [2, 0]], np.uint8))}
+    for source in (folder(masks | {"aepsl.json": card("dog", "cat")}), Path("p.zip")):
+        if source.suffix:
+            with ArchiveWriter(source) as archive:
+                archive.update(masks | {"aepsl.json": card("dog", "cat")})
+        assert aepsl("export", source, "--out", "a.tar.gz", "--ids", "ids.txt").exit_code == 0
+        with tarfile.open("a.tar.gz") as tar:
+            content = tar.extractfile(f"{VOC_FOLDER}/2008_1.png")
+            assert content is not None
+            assert decode_indices(content.read()).tolist() == [[0, 12], [8, 0]]
+        Path("a.tar.gz").unlink()
+    for said, found in ((card("dog", "bandling"), "expected classes of VOC, found 1 other(s), such as 'bandling'"),
+                        (b"{}", "expected what `aepsl predict` writes there")):
+        folder({"aepsl.json": said})
+        result = aepsl("export", "masks", "--out", "a.tar.gz", "--ids", "ids.txt")
+        assert (result.exit_code, f"masks/aepsl.json: {found}" in result.stderr) == (1, True)
+        assert not Path("a.tar.gz").exists()
+
+
 def test_ids_may_come_from_a_list_without_an_index(aepsl: Command) -> None:
     Path("ids.txt").write_text("2008_1\n2008_2\n")
-    assert aepsl("export", folder(MASKS), "--out", "a.tar.gz", "--ids", "ids.txt").exit_code == 0
+    result = aepsl("export", folder(MASKS), "--out", "a.tar.gz", "--ids", "ids.txt")
+    assert result.exit_code == 0
+    assert "sound for the VOC test server (not checked: the size of 2, which the index does not have)" in " ".join(result.stdout.split())
     result = aepsl("validate", "a.tar.gz", "--ids", "ids.txt")
     assert result.stdout == f"a.tar.gz: sound. 2 masks in {VOC_FOLDER}/, values 0 to 20 (not checked: the size of 2, which the index does not have)\n"
 

@@ -177,6 +177,23 @@ def test_images_sort_by_scores(visit: Visit, report: Path, sort: str, key: str, 
     assert ids(page) == [GALLERY.ids[row] for row in order[:96]]
 
 
+def test_scores_say_what_they_are_of_and_links_do_not_mix_them(visit: Visit, report: Path) -> None:
+    page = visit(report)
+    page.click("text=lowest IoU first")
+    assert page.evaluate("location.hash") == "#gallery&split=val&sort=iou"
+    assert page.locator(".scores div").first.get_attribute("title") == "IoU of the prediction"
+    page.go_back()
+    page.locator("#class-table tbody a").first.click()
+    assert page.evaluate("location.hash") == "#gallery&split=val&class=aeroplane&sort=iou"
+    for split, said in (("train", "pseudo-label"), ("val", "prediction")):
+        page.evaluate(f"location.hash = '#gallery&split={split}'")
+        assert page.locator(".scores div").first.get_attribute("title") == f"IoU of the {said}"
+        page.locator(".card h2 a").first.click()
+        full_view(page)
+        assert f"IoU of the {said}" in page.locator("#viewer-facts").text_content()
+        page.keyboard.press("Escape")
+
+
 def test_images_without_scores_come_last_and_fail_no_threshold(visit: Visit, tmp_path: Path) -> None:
     whole = gallery_of(6, ["cat"], ids=["b10", "b9", "a", "d", "c", "e"], size=SMALL)
     scores = {key: [0.5, None, 0.1, None, 0.9, 0.3] for key in whole.scores}
@@ -466,16 +483,16 @@ HOSTILE = ("<img src=x onerror=alert(1)>", '"><script>alert(1)</script>', "</scr
 
 
 def test_hostile_names_are_shown_as_they_are(visit: Visit, tmp_path: Path) -> None:
-    gallery = gallery_of(len(HOSTILE), HOSTILE, ids=HOSTILE, size=SMALL)
+    gallery = gallery_of(len(HOSTILE), HOSTILE, ids=HOSTILE, size=SMALL, train=0)
     hostile = {name: name for name in HOSTILE}
     overview = overview_of(HOSTILE)
     overview = Overview(**{**vars(overview), "params": {**hostile, "group <b>": hostile}, "metrics": {**overview.metrics, "<i>": hostile}})
     write_report(tmp_path, overview, gallery, sides=(32, 48), run={
-        "revision": {"commit": "<img src=x onerror=alert(1)>", "branch": "</script>", "dirty": False}, "versions": hostile,
+        "revision": {"commit": "<img src=x onerror=alert(1)>", "branch": "</script>", "dirty": False}, "versions": hostile, "stale": HOSTILE,
         "runtime": [{"stage": name, "seconds": 1.0, "count": "1", "unit": name, "per_second": "1", "peak_memory_mib": "1", "device": name}
                     for name in HOSTILE],
         "against": {"name": HOSTILE[0], "metrics": [[name, name, 1] for name in HOSTILE], "params": [[name, {name: name}, name] for name in HOSTILE],
-                    "artefacts": [[name, name, None] for name in HOSTILE]}})
+                    "artefacts": [[name, name, None] for name in HOSTILE], "warnings": HOSTILE, "incomparable": HOSTILE}})
     page = visit(tmp_path)
     page.on("dialog", lambda dialog: pytest.fail(f"a name was run: {dialog.message}"))
     assert page.locator("#class-table tbody th").all_text_contents() == ["background", *HOSTILE]
@@ -513,6 +530,18 @@ def test_run_js_of_another_report_is_not_shown(visit: Visit, tmp_path: Path) -> 
     page = visit(tmp_path)
     assert "is of another report" in page.locator("#run").text_content()
     assert "9.9" not in page.locator("#run").text_content()
+
+
+def test_what_makes_a_run_or_its_differences_doubtful_is_said(visit: Visit, tmp_path: Path) -> None:
+    write_report(tmp_path, overview_of(["cat"]), gallery_of(3, ["cat"], size=SMALL), sides=(32, 32), run={
+        "revision": {"commit": "c" * 40, "branch": None, "dirty": False}, "stale": ["seed", "mine.threshold"],
+        "against": {"name": "main", "metrics": [["val.miou", 0.5, 0.6], ["data.images", 1, 2]], "warnings": ["val: not measured alike"],
+                    "incomparable": ["val.miou"]}})
+    page = visit(tmp_path)
+    assert "2 parameter(s) changed since the stages ran (seed, mine.threshold)" in page.locator("#run-facts .notice").text_content()
+    assert page.locator("#against .notice").text_content() == "Mind: val: not measured alike."
+    assert page.locator("#against tbody td:last-child").all_text_contents() == ["not comparable", "▲ +1"]
+    assert page.evaluate("document.querySelector('#against .notice').nextElementSibling.querySelector('table') !== null")
 
 
 def test_a_missing_or_damaged_shard_is_named_in_the_card_and_can_be_tried_again(visit: Visit, report: Path, tmp_path: Path) -> None:

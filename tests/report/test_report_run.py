@@ -40,9 +40,10 @@ def test_it_names_the_report_it_belongs_to(tmp_path: Path) -> None:
     (tmp_path / "data/index.js").write_bytes(script("index", {"digest": "0123456789abcdef"}))
     (tmp_path / "runtime.csv").write_text("stage,seconds,unit\nmine@r1,2.5,images\nmerge,damaged,images\nprepare,1\n")
     against = {"name": "main", "metrics": [["miou", 0.4, 0.5]], "params": [], "artefacts": []}
-    write_run(tmp_path / "run.js", root=tmp_path, runtime_csv=tmp_path / "runtime.csv", against=against)
+    write_run(tmp_path / "run.js", root=tmp_path, runtime_csv=tmp_path / "runtime.csv", against=against, stale=("seed",))
     name, [run] = values_of((tmp_path / "run.js").read_bytes())
     assert (name, run["digest"], run["revision"], run["against"]) == ("run", "0123456789abcdef", None, against)
+    assert run["stale"] == ["seed"]
     assert run["runtime"] == [{"stage": "mine@r1", "seconds": 2.5, "unit": "images"}]
     assert {"python", "torch", "pillow"} <= set(run["versions"])
     assert run["versions"] == versions()

@@ -122,6 +122,14 @@ def test_a_confusion_matrix_is_normalised_by_rows_and_names_the_most_frequent_er
     assert confusion([[0, 0], [0, 0]]) is confusion(None) is None
 
 
+def test_confusions_are_told_in_the_number_they_are_ordered_by() -> None:
+    found = confusion(overview_of().confusion)
+    assert found is not None
+    text = re.sub(r"<[^>]+>", "", render(overview_of(), gallery_of(1)))
+    told = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) pixels, [\d.]+ % of its own", text)]
+    assert told == [pair["count"] for pair in found["worst"]] == sorted(told, reverse=True)
+
+
 def test_parameters_are_grouped_by_their_first_name() -> None:
     assert groups({"seed": 1, "mine": {"rule": "x", "scales": [1.0], "further_rounds": {"threshold": None}}, "relabels": {}}) == [
         ("general", [("seed", "1"), ("relabels", "{}")]),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from aepsl.cli.shell import counted, example, json_text, show, table
-from aepsl.errors import FaultList, shown
+from aepsl.cli.shell import counted, example, json_text, say, show, table
+from aepsl.errors import AepslError, FaultList, shown
 
 if TYPE_CHECKING:
     from aepsl.data.doctor import Diagnosis
@@ -24,6 +24,7 @@ So is what is allowed but suspicious: classes with few images, images that are i
 What options do not say is taken from params.yaml where its data.path is FOLDER (then FOLDER may be left out), and else found by looking.
 Nothing is written."""
 PARAMS = Path("params.yaml")
+QUICK = 200  # images, up to which presets/photos-quick.yaml is meant: see docs/howto/own-images.md
 
 
 def check(
@@ -76,7 +77,13 @@ def check(
 
 def settings_of(folder: Path | None) -> tuple[Path, dict[str, Any], str]:
     """The folder, the settings that hold for it unless options say otherwise, and where they come from."""
-    data = _project()
+    try:
+        data = _project()
+    except AepslError as error:  # of a project that may have nothing to do with the folder
+        if folder is None:
+            raise
+        say(f"mind: the folder is looked at without {PARAMS}, which cannot be read ({str(error).splitlines()[0]})")
+        data = None
     if folder is None:
         if data is None or data.source != "folder":
             raise typer.BadParameter("FOLDER: expected the folder to check, because " +
@@ -135,19 +142,21 @@ def _print(place: Path, chosen: dict[str, Any], source: str, found: "Diagnosis")
             show(f"  - {note}")
     if not found.faults:
         total = sum(images for images, _ in found.splits.values())
-        show(f"\nsound: {counted(total, 'image')}, {counted(len(found.classes), 'class', 'classes')}{_next(place, chosen, source)}")
+        show(f"\nsound: {counted(total, 'image')}, {counted(len(found.classes), 'class', 'classes')}{_next(place, chosen, source, total)}")
 
 
-def _next(place: Path, chosen: dict[str, Any], source: str) -> str:
+def _next(place: Path, chosen: dict[str, Any], source: str, images: int) -> str:
     """What params.yaml must say for `dvc repro` to read the folder so."""
     if source == str(PARAMS):
         return ". Next: dvc repro"
-    usual = {"train": "train", "val": "val", "test": None, "labels": "xml", "masks": "SegmentationClass", "mask_values": None}
+    preset, labels, masks = ("photos-quick", "labels.csv", None) if images <= QUICK else ("folder", "xml", "SegmentationClass")
+    usual = {"train": "train", "val": "val", "test": None, "labels": labels, "masks": masks, "mask_values": None}
     values: dict[str, Any] = {"data.source": "folder", "data.path": str(place)}
     values |= {f"data.folder.{name}": chosen[name] for name in usual if chosen[name] != usual[name]}
     values |= {"data.classes": chosen["classes"]} if chosen["classes"] else {}
+    values |= {"data.unlisted": chosen["unlisted"]} if chosen["unlisted"] != "leave-out" else {}
     lines = "\n".join(f"  {path}: {_yaml(value)}" for path, value in values.items())
-    return f". Next: cp presets/folder.yaml params.yaml, set there\n{lines}\nand run dvc repro"
+    return f". Next: cp presets/{preset}.yaml params.yaml, set there\n{lines}\nand run dvc repro"
 
 
 def _yaml(value: Any) -> str:

@@ -4,6 +4,7 @@ Nothing is written, and every file is read as the pipeline reads it.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def diagnose(path: Path, *, splits: Mapping[str, str | None], labels: str, masks
     seen = examine(_Folder(found), classes=classes, unlisted=unlisted)
     told = [fault for fault in found.faults if not fault.startswith("list of ")]  # of the lists the contents are told below
     known = _files_of(told, masks)
-    faults = told + [fault for fault in seen.faults if fault.partition(": ")[0] not in known]
+    faults = told + [fault for fault in _of_table(found, seen.faults) if fault.partition(": ")[0] not in known]
     counts = {split: (sum(task.split == split for task in seen.tasks), sum(task.split == split and task.mask is not None for task in seen.tasks))
               for split in found.lists}
     per_class = {name: {split: sum(task.split == split and name in seen.kept[task.identifier] for task in seen.tasks)
@@ -102,6 +103,17 @@ def _files_of(faults: Sequence[str], masks: str | None) -> set[str]:
     names |= {f"{voc.MASKS}/{name.removeprefix(f'{masks}/')}" for name in names if masks and name.startswith(f"{masks}/")}
     images = {name for name in names if name.startswith(f"{voc.IMAGES}/")}
     return names | {f"{voc.stem(name) if name.lower().endswith(EXTENSIONS) else name}.jpg" for name in images}
+
+
+def _of_table(found: Listing, faults: Sequence[str]) -> Iterator[str]:
+    """The faults, with what to do about a table whose columns are not found; then it does not matter that it names no class."""
+    unread = f"{voc.LABELS_CSV}: line 1: expected the columns"
+    broken = any(fault.startswith(unread) for fault in faults)
+    for fault in faults:
+        if fault.startswith(unread) and re.match(rb"[^,\n]*[;\t|]", found.written[voc.LABELS_CSV]):
+            yield f"{fault}; separate columns by commas, and the labels of an image by ;"
+        elif not broken or not fault.startswith("data.classes: expected at least one class"):
+            yield fault
 
 
 def _named(names: Sequence[str]) -> str:
@@ -172,8 +184,11 @@ def _twins(found: Listing, seen: Examined) -> Iterator[str]:
 
 
 def _unused(found: Listing, seen: Examined) -> Iterator[str]:
-    if seen.left_out:
-        yield f"{seen.left_out} image(s) are left out, for none of their labels is among data.classes"
+    bare = [identifier for identifier, names in seen.source.labels.items() if names == []]
+    if seen.left_out and bare:
+        yield f"{len(bare)} image(s) are left out, for they have no label ({_named(bare)})"
+    if (other := seen.left_out - len(bare)) > 0:
+        yield f"{other} image(s) are left out, for none of their labels is among data.classes"
     listed = {identifier for ids in found.lists.values() for identifier in ids}
     there = [voc.stem(path.relative_to(found.root / voc.IMAGES).as_posix()) for path in (found.root / voc.IMAGES).rglob("*")
              if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")]
@@ -183,6 +198,8 @@ def _unused(found: Listing, seen: Examined) -> Iterator[str]:
         labelled, _ = voc.parse_labels(found.written[voc.LABELS_CSV].decode("utf-8", "replace"))
         if spare := sorted(set(labelled) - listed):
             yield f"{len(spare)} line(s) of the label table are of ids on no list ({_named(spare)})"
+    if joined := [name for name in seen.names if len(parts := re.split(r"[\s,|/]+", name)) > 1 and set(parts) <= set(seen.names)]:
+        yield f"{len(joined)} class(es) are others joined ({_named(joined)}): separate the labels of an image by ;"
     for name, count in Counter(label.lower() for label in seen.names).items():
         if count > 1:
             alike = [label for label in seen.names if label.lower() == name]

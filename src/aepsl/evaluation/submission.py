@@ -7,6 +7,7 @@ see :mod:`aepsl.evaluation.submission_check` for what is checked, and ``aepsl va
 
 import gzip
 import io
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from aepsl.data import voc
-from aepsl.data.archive import encode_mask, write_atomically
+from aepsl.data.archive import encode_mask, named, publish, write_atomically
 from aepsl.data.index import FIXED, read_index
-from aepsl.errors import AepslError, FaultList
+from aepsl.errors import AepslError, FaultList, shown
 from aepsl.evaluation.mask_png import Size
 from aepsl.evaluation.submission_check import submission_faults
 
@@ -50,6 +51,21 @@ def layout_of(classes: Sequence[str]) -> Layout:
     return Layout("results", tuple(range(len(classes) + 1)))
 
 
+def layout_of_model(classes: Sequence[str], layout: Layout) -> Layout:
+    """The layout for masks in the numbers of a model, where ``layout`` is what the images are to be submitted in.
+
+    Raises
+    ------
+    AepslError : they are for VOC's server, and the model has classes that it does not know.
+    """
+    if layout.folder != VOC_FOLDER:
+        return Layout(layout.folder, tuple(range(len(classes) + 1)))
+    if foreign := [name for name in classes if name not in voc.MASK_VALUES]:
+        raise AepslError(f"expected classes of VOC, found {len(foreign)} other(s), such as {shown(foreign[0])}: the server would take them for "
+                         "VOC's; predict with a model of VOC's classes, or name the index of this data with --ids")
+    return Layout(VOC_FOLDER, (0, *(voc.MASK_VALUES[name] for name in classes)))
+
+
 def write_submission(path: Path, ids: Iterable[str], mask_of: Callable[[str], np.ndarray], *, layout: Layout) -> None:
     """Write the archive: complete or not at all, its bytes given by the masks alone.
 
@@ -57,6 +73,10 @@ def write_submission(path: Path, ids: Iterable[str], mask_of: Callable[[str], np
     ----------
     mask_of : gives the mask of an id, (H, W) uint8 in the numbering of the index, in its image's size.
     """
+    write_atomically(path, _packed(ids, mask_of, layout))
+
+
+def _packed(ids: Iterable[str], mask_of: Callable[[str], np.ndarray], layout: Layout) -> bytes:
     numbers = np.arange(256, dtype=np.uint8)  # values that are no class stay what they are, for the check to find
     numbers[:len(layout.values)] = layout.values
     buffer = io.BytesIO()
@@ -67,11 +87,11 @@ def write_submission(path: Path, ids: Iterable[str], mask_of: Callable[[str], np
             member = tarfile.TarInfo(f"{layout.folder}/{identifier}.png")  # a fresh one belongs to nobody, mode 644
             member.size, member.mtime = len(data), DATE
             tar.addfile(member, io.BytesIO(data))
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def export_checked(path: Path, sizes: Mapping[str, Size | None], mask_of: Callable[[str], np.ndarray], *, layout: Layout, advice: str) -> None:
-    """:func:`write_submission`, kept only if it is sound.
+    """:func:`write_submission`, but only if it is sound: until then it has another name.
 
     Parameters
     ----------
@@ -80,12 +100,20 @@ def export_checked(path: Path, sizes: Mapping[str, Size | None], mask_of: Callab
 
     Raises
     ------
-    FaultList : every fault; what was there under the name before is gone too.
+    FaultList : every fault; what was there under the name before is kept.
     """
-    write_submission(path, sizes, mask_of, layout=layout)
-    if faults := submission_faults(path, sizes, folder=layout.folder, highest=layout.highest):
-        path.unlink()
-        raise FaultList(f"{path}: {len(faults)} fault(s) in what was predicted, so it is not kept; {advice}", faults)
+    content = _packed(sizes, mask_of, layout)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with named(path, temporary):
+        try:
+            temporary.write_bytes(content)
+            if faults := submission_faults(temporary, sizes, folder=layout.folder, highest=layout.highest):
+                raise FaultList(f"{path}: {len(faults)} fault(s) in what was predicted, so it is not kept; {advice}",
+                                [fault.replace(str(temporary), str(path)) for fault in faults])
+            publish(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def expected_images(ids: Path | None, index: Path | None) -> tuple[dict[str, Size | None], Layout]:

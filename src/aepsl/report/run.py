@@ -5,7 +5,7 @@ import importlib.metadata
 import io
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ TRACKED = ("params.yaml", "dvc.yaml", "src", "stages")  # what a revision is ask
 
 
 def write_run(path: str | os.PathLike[str], *, root: str | os.PathLike[str], runtime_csv: str | os.PathLike[str],
-              against: Mapping[str, Any] | None = None) -> None:
+              against: Mapping[str, Any] | None = None, stale: Sequence[str] = ()) -> None:
     """Write ``aepsl.run(…)``: git revision, versions, time per stage, and the differences from another revision.
 
     Parameters
@@ -28,11 +28,13 @@ def write_run(path: str | os.PathLike[str], *, root: str | os.PathLike[str], run
     path : of run.js, beside the folder ``data`` of the report it belongs to.
     root : the checkout; git is asked for its revision.
     runtime_csv : the table metrics/runtime.csv; it may be missing.
-    against : ``{"name", "metrics": [[name, old, new]], "params": [[name, old, new]], "artefacts": [[path, old md5, new md5]]}``, or None.
+    against : ``{"name", "metrics": [[name, old, new]], "params": [[name, old, new]], "artefacts": [[path, old md5, new md5]], "warnings": [sentence],
+        "incomparable": [name of a metric]}``, or None.
+    stale : parameters that changed since the report was made, so that it is not of this revision.
     """
     target = Path(path)
     write_atomically(target, script("run", {
-        "digest": digest_of(target.parent / "data/index.js"), "revision": revision(root), "versions": versions(),
+        "digest": digest_of(target.parent / "data/index.js"), "revision": revision(root), "stale": list(stale), "versions": versions(),
         "runtime": runtime_rows(runtime_csv), "against": dict(against) if against else None}))
 
 

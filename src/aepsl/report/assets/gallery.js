@@ -99,6 +99,7 @@ const gallery = (() => {
   const layersOf = (row) => data.layers[data.images.split[row]] ?? [];
   const hidden = () => new Set(state.hide ? state.hide.split(",") : []);
   const classes = (row) => data.images.labels[row].map((label) => data.classes[label] ?? String(label));
+  const scored = (row) => data.images.split[row] === "train" ? "pseudo-label" : "prediction";  // what the scores of an image are of
   const listed = (row) => classes(row).join(", ") || "no class";
 
   // ---- showing
@@ -192,7 +193,7 @@ const gallery = (() => {
     const {images} = data, id = images.id[row], title = make("a", {href: written({...state, view: "gallery", image: id, layer: ""})}, name(id));
     const scores = make("dl", {className: "scores"});
     for (const [key, label] of [["iou", "IoU"], ...ERRORS.map((error) => [error, error])]) {
-      if (images[key][row] !== null) scores.append(make("div", {className: state.failure === key || state.sort.replace("-", "") === key ? "chosen" : ""}, make("dt", {textContent: label}), make("dd", {textContent: percent(images[key][row])})));
+      if (images[key][row] !== null) scores.append(make("div", {className: state.failure === key || state.sort.replace("-", "") === key ? "chosen" : "", title: `${label} of the ${scored(row)}`}, make("dt", {textContent: label}), make("dd", {textContent: percent(images[key][row])})));
     }
     const labels = make("ul", {className: "labels"}, ...images.labels[row].map((label) => make("li", {}, chip(data.colours[label] ?? [127, 127, 127]), " ", name(data.classes[label] ?? String(label)))));
     const panels = make("div", {className: "panels"}), holders = [];
@@ -351,7 +352,7 @@ const gallery = (() => {
       addEventListener("hashchange", () => { if (written(state) !== location.hash) arrive(); });
       arrive();
     },
-    go, neighbour, focusCard, listed, layersOf, single, fade,
+    go, neighbour, focusCard, listed, scored, layersOf, single, fade,
     link: () => location.href.split("#")[0] + written(state),
     get state() { return state; },
     get data() { return data; },

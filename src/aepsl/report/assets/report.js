@@ -153,15 +153,18 @@ const report = (() => {
     return make("span", {className: step > 0 ? "more" : step < 0 ? "less" : "", textContent: step ? `${step > 0 ? "▲ +" : "▼ −"}${Math.abs(Number(step.toPrecision(4)))}` : "="});
   }
 
+  const minded = (...texts) => texts.map((text) => make("p", {className: "notice", textContent: `Mind: ${text}.`}));
+
   function differences(against) {
     const out = [make("p", {}, "Against ", make("code", {textContent: number(against.name)}), ": old is there, new is this report.")];
-    const {metrics = [], params = [], artefacts = []} = against;
-    if (metrics.length) out.push(table([["metric"], ["old", true], ["new", true], ["change", true]], metrics.map(([key, old, now]) => [key, number(old), number(now), change(old, now)]), "Metrics that differ"));
+    const {metrics = [], params = [], artefacts = [], warnings = [], incomparable = []} = against;
+    out.push(...minded(...warnings));
+    if (metrics.length) out.push(table([["metric"], ["old", true], ["new", true], ["change", true]], metrics.map(([key, old, now]) => [key, number(old), number(now), incomparable.includes(key) ? "not comparable" : change(old, now)]), "Metrics that differ"));
     const json = (value) => typeof value === "string" ? value : JSON.stringify(value) ?? "–";
     if (params.length) out.push(table([["parameter"], ["old"], ["new"]], params.map(([key, old, now]) => [key, json(old), json(now)]), "Parameters that differ"));
     const short = (hash) => hash ? make("code", {textContent: String(hash).slice(0, 12), title: String(hash)}) : "–";
     if (artefacts.length) out.push(table([["artefact"], ["old MD5"], ["new MD5"]], artefacts.map(([key, old, now]) => [key, short(old), short(now)]), "Artefacts that differ"));
-    if (out.length === 1) out.push(make("p", {textContent: "Nothing differs: metrics, parameters and artefacts are equal."}));
+    if (!metrics.length && !params.length && !artefacts.length) out.push(make("p", {textContent: "Nothing differs: metrics, parameters and artefacts are equal."}));
     return out;
   }
 
@@ -182,6 +185,7 @@ const report = (() => {
       const {commit, branch, dirty} = facts.revision;
       parts.push(make("p", {}, "Revision ", make("code", {textContent: number(commit)}), branch ? " on branch " : "", branch ? make("code", {textContent: branch}) : "", dirty ? make("strong", {textContent: " with uncommitted changes"}) : ""));
     } else parts.push(make("p", {className: "muted", textContent: "No git revision: the project is not in a git repository."}));
+    if (facts.stale?.length) parts.push(...minded(`${facts.stale.length} parameter(s) changed since the stages ran (${facts.stale.join(", ")}): this report is of the values before, not of this revision`));
     const versions = Object.entries(facts.versions ?? {});
     if (versions.length) parts.push(make("dl", {className: "versions"}, ...versions.map(([key, value]) => make("div", {}, make("dt", {textContent: key}), make("dd", {textContent: number(value)})))));
     if (facts.runtime?.length) parts.push(times(facts.runtime));

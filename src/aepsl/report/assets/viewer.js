@@ -144,7 +144,7 @@ const viewer = (() => {
     const add = (label, ...content) => list.append(make("dt", {textContent: label}), make("dd", {}, ...content));
     list.replaceChildren();
     add("Labels", images.labels[row].length ? make("ul", {className: "labels"}, ...images.labels[row].map((label) => make("li", {}, chip(gallery.data.colours[label] ?? [127, 127, 127]), " ", name(gallery.data.classes[label] ?? String(label))))) : "none");
-    if (images.iou[row] !== null) add("IoU", percent(images.iou[row]));
+    if (images.iou[row] !== null) add(`IoU of the ${gallery.scored(row)}`, percent(images.iou[row]));
     palette.errors.forEach(([error]) => { if (images[error][row] !== null) add(error, percent(images[error][row])); });
     add("Size", `${size[0]} × ${size[1]} pixels`);
   }

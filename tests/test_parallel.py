@@ -2,6 +2,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -108,3 +109,14 @@ def test_items_are_read_ahead_in_order_and_no_further_than_wanted() -> None:
     results.close()
     assert drawn[-1] == -1 - AHEAD
     assert list(read_ahead(abs, [])) == []
+
+
+def test_where_the_items_end_in_an_error_those_before_it_come_first() -> None:
+    def items() -> Iterator[int]:
+        yield from (-1, -2)
+        raise OSError("the camera is gone")
+
+    results = read_ahead(abs, items())
+    assert [next(results)[1].result() for _ in range(2)] == [1, 2]
+    with pytest.raises(OSError, match="the camera is gone"):
+        next(results)

@@ -5,7 +5,8 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,9 @@ def test_scales_flip_and_crf_are_as_the_file_says_or_as_asked_for(wild: Path, se
     refined = segmenter.predict(STRIPES, crf=True).mask
     assert np.array_equal(segmenter.predict(STRIPES, crf="psa").mask, refined)
     assert np.array_equal(segmenter.predict(STRIPES, crf=PRESETS["psa"]).mask, refined)
-    assert np.array_equal(segmenter.predict(STRIPES, crf="none").mask, segmenter.predict(STRIPES).mask)
+    assert np.array_equal(segmenter.predict(STRIPES, crf=np.True_).mask, refined)
+    for off in ("none", None, np.False_):
+        assert np.array_equal(segmenter.predict(STRIPES, crf=off).mask, segmenter.predict(STRIPES).mask)
 
 
 def test_the_backend_that_is_not_installed_is_replaced_and_said(wild: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +222,44 @@ def test_many_photographs_come_in_order_and_a_bad_one_is_left_out_or_raised(segm
     endless.close()
 
 
+def test_one_array_or_image_for_all_pictures_of_a_film_will_do(segmenter: Segmenter) -> None:
+    pictures = [np.roll(STRIPES, 8 * number, 0) for number in range(5)]
+    array, image = STRIPES.copy(), Image.fromarray(STRIPES)
+
+    def film(kind: str) -> Iterator[Any]:
+        for picture in pictures:
+            array[:] = picture
+            image.paste(Image.fromarray(picture))
+            yield array if kind == "array" else image
+
+    for kind in ("array", "image"):
+        for found, picture in zip(segmenter.predict_many(film(kind)), pictures, strict=True):
+            assert np.array_equal(found.image, picture)
+            assert np.array_equal(found.mask, segmenter.predict(picture).mask)
+    kept = segmenter.predict(array)
+    array[:] = 0
+    assert np.array_equal(kept.image, pictures[-1])
+
+
+def test_an_array_that_may_not_be_written_gives_no_warning(segmenter: Segmenter) -> None:
+    locked = np.asarray(Image.fromarray(STRIPES))
+    assert not locked.flags.writeable
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert segmenter.predict(locked).image.flags.writeable
+
+
+def test_photographs_that_end_in_an_error_are_predicted_up_to_it(segmenter: Segmenter) -> None:
+    def broken() -> Iterator[Any]:
+        yield from (STRIPES, STRIPES)
+        raise OSError("the camera is gone")
+
+    found = segmenter.predict_many(broken())
+    assert [next(found).mask.shape for _ in range(2)] == [(72, 56)] * 2
+    with pytest.raises(OSError, match="the camera is gone"):
+        next(found)
+
+
 def test_masks_and_overlays_are_saved_in_the_projects_colours(segmenter: Segmenter, tmp_path: Path) -> None:
     found = segmenter.predict(STRIPES)
     found.save(tmp_path / "new/mask.png")
@@ -234,6 +275,14 @@ def test_masks_and_overlays_are_saved_in_the_projects_colours(segmenter: Segment
     assert np.array_equal(found.overlay(0), STRIPES)
     assert np.abs(found.overlay(0.5).astype(int) - (STRIPES.astype(int) + found.overlay(1)) / 2).max() <= 1
     assert found._repr_png_().startswith(b"\x89PNG")
+    for save in (found.save, found.save_overlay):
+        save(tmp_path / "plain")
+        assert (tmp_path / "plain").read_bytes().startswith(b"\x89PNG")
+        with pytest.raises(AepslError, match=r"m\.jpg: expected a name that ends in \.png, found \.jpg"):
+            save(tmp_path / "m.jpg")
+    assert not (tmp_path / "m.jpg").exists()
+    assert found != segmenter.predict(STRIPES)
+    assert found in {found}
     assert repr(found) == f"Prediction(names={tuple(segmenter.classes)!r}, confidences={found.confidences!r}, stride=8)"
 
 
@@ -241,12 +290,24 @@ def test_masks_and_overlays_are_saved_in_the_projects_colours(segmenter: Segment
 
 
 @pytest.mark.parametrize(("options", "told"), [
-    ({"crf": "other"}, "crf: expected True, False or one of deeplab"), ({"labels": ["dog"]}, "labels: expected names among bandling"),
+    ({"crf": "other"}, "crf: expected True, False or one of deeplab"), ({"crf": {}}, "crf: expected"), ({"crf": 0}, "crf: expected"),
+    ({"flip": "no"}, "flip: expected True, False or None"), ({"flip": 1}, "flip: expected"), ({"labels": 1}, "labels: expected"),
+    ({"scales": 1.0}, "scales: expected"), ({"scales": ["a"]}, "scales: expected"), ({"scales": "1"}, "scales: expected"),
+    ({"max_side": True}, "max_side: expected"), ({"max_side": 1.5}, "max_side: expected"), ({"max_side": float("nan")}, "max_side: expected"),
+    ({"labels": ["dog"]}, "labels: expected names among bandling"),
     ({"scales": []}, "scales: expected"), ({"scales": [0]}, "scales: expected"), ({"scales": [float("nan")]}, "scales: expected"),
     ({"max_side": 0}, "max_side: expected"), ({"max_side": "large"}, "max_side: expected")])
 def test_an_option_that_is_none_is_explained(segmenter: Segmenter, options: Any, told: str) -> None:
     with pytest.raises(AepslError, match=told):
         segmenter.predict(STRIPES, **options)
+    with pytest.raises(AepslError, match=told):  # once, and not of every photograph
+        segmenter.predict_many([STRIPES], on_fault=lambda *_: None, **options)
+
+
+@pytest.mark.parametrize("images", ["photos", Path("photos"), Image.fromarray(STRIPES)])
+def test_one_photograph_or_folder_is_not_many(segmenter: Segmenter, images: Any) -> None:
+    with pytest.raises(AepslError, match=r"images: expected several photographs, found .*; give a list"):
+        segmenter.predict_many(images)
 
 
 @pytest.mark.parametrize("image", [np.zeros((3, 3), np.uint8), np.zeros((3, 3, 3)), np.zeros((3, 3, 4), np.uint8), np.zeros((0, 3, 3), np.uint8), 7,
@@ -259,8 +320,12 @@ def test_what_is_no_photograph_is_explained(segmenter: Segmenter, image: Any) ->
 def test_devices_and_opacities_that_are_none_are_explained(wild: Path, segmenter: Segmenter) -> None:
     with pytest.raises(AepslError, match="device: expected auto, cpu"):
         Segmenter.load(wild, "gpu")
-    with pytest.raises(AepslError, match="opacity: expected 0 to 1"):
-        segmenter.predict(STRIPES).overlay(65)
+    with pytest.raises(AepslError, match="device: expected auto, cpu"):
+        Segmenter.load(wild, torch.device("meta"))
+    assert Segmenter.load(wild, torch.device("cpu")).device == torch.device("cpu")
+    for opacity in (65, "a", float("nan")):
+        with pytest.raises(AepslError, match="opacity: expected 0 to 1"):
+            segmenter.predict(STRIPES).overlay(opacity)  # type: ignore[arg-type]
 
 
 def test_a_file_without_crf_asks_for_a_preset(wild: Path, tmp_path: Path) -> None:

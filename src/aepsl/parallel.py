@@ -89,17 +89,27 @@ def end_with(parent: int) -> None:
 
 
 def read_ahead(read: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
-    """Yield every item, in order, with the result of ``read(item)`` to come. A thread reads the next :data:`AHEAD` while their user is at work."""
+    """Yield every item, in order, with the result of ``read(item)`` to come. A thread reads the next :data:`AHEAD` while their user is at work.
+
+    The items are drawn by the thread of the user. An exception of theirs is raised after those drawn before it.
+    """
     waiting: deque[tuple[T, Future[R]]] = deque()
     remaining = iter(items)
+    fault: Exception | None = None
     pool = ThreadPoolExecutor(1, "aepsl")
     try:
         while True:
-            for item in islice(remaining, AHEAD + 1 - len(waiting)):
-                waiting.append((item, pool.submit(read, item)))
-            if not waiting:
+            try:
+                for item in islice(remaining, AHEAD + 1 - len(waiting)):
+                    waiting.append((item, pool.submit(read, item)))
+            except Exception as error:
+                remaining, fault = iter(()), error
+            if waiting:
+                yield waiting.popleft()
+            elif fault is not None:
+                raise fault
+            else:
                 return
-            yield waiting.popleft()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -16,9 +16,11 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -41,10 +43,11 @@ from aepsl.segmentation.presets import PRESETS
 
 Photograph = str | os.PathLike[str] | Image.Image | np.ndarray
 Colour = tuple[int, int, int]
+NUMBERS = (int, float, np.integer, np.floating)
 COLOURS: list[Colour] = [(red, green, blue) for red, green, blue in zip(*[iter(voc_palette())] * 3, strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal is the same one alone: arrays have no single truth
 class Prediction:
     """What was found in a photograph; everything is in the photograph's upright frame.
 
@@ -91,7 +94,7 @@ class Prediction:
 
     def overlay(self, opacity: float = 0.65) -> np.ndarray:
         """The photograph with the objects painted over in the colours of their classes, (H, W, 3) uint8; 1 hides it, 0 shows it alone."""
-        if not 0 <= opacity <= 1:
+        if not isinstance(opacity, NUMBERS) or not 0 <= opacity <= 1:
             raise AepslError(f"opacity: expected 0 to 1, found {shown(opacity)}")
         painted = self.image.copy()
         objects = self.mask > 0
@@ -100,12 +103,12 @@ class Prediction:
         return painted
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the mask as a palette PNG in VOC's colours: pixel values are class numbers."""
-        write_atomically(path, encode_mask(self.mask))
+        """Write the mask as a palette PNG in VOC's colours: pixel values are class numbers. The name ends in .png or has no ending."""
+        write_atomically(_png_path(path), encode_mask(self.mask))
 
     def save_overlay(self, path: str | os.PathLike[str], opacity: float = 0.65) -> None:
-        """Write :meth:`overlay` as PNG."""
-        write_atomically(path, _png(self.overlay(opacity)))
+        """Write :meth:`overlay` as PNG, named as for :meth:`save`."""
+        write_atomically(_png_path(path), _png(self.overlay(opacity)))
 
     def _repr_png_(self) -> bytes:  # what a notebook shows
         return _png(self.overlay())
@@ -128,20 +131,20 @@ class Segmenter:
         self._model = ready(loaded.model, Engine(device, precision=pick_precision("auto", device)))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str = "auto") -> Self:
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "auto") -> Self:
         """The segmenter of a file: ``models/aepsl.pt``, or a plain ``models/segmenter/sN.pt``, which is then used as the paper does.
 
         Parameters
         ----------
-        device : ``auto`` (CUDA, else Apple's, else the processor), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device : ``auto`` (CUDA, else Apple's, else the processor), ``cpu``, ``cuda``, ``cuda:1``, ``mps``; or one of torch's own.
 
         Raises
         ------
-        AepslError : the file is missing, damaged, foreign, of another format or was changed after it was written.
+        AepslError : there is no such device; the file is missing, damaged, foreign, of another format or was changed after it was written.
         """
-        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?|mps", device):
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?|mps(:0)?", str(device)):
             raise AepslError(f"device: expected auto, cpu, cuda, cuda:N or mps, found {shown(device)}")
-        place = pick_device(device)
+        place = pick_device(str(device), parameter="device")
         return cls(load_package(path, place), place)
 
     @property
@@ -167,14 +170,15 @@ class Segmenter:
         return (f"Segmenter({self._loaded.network['trunk']}, {len(self.classes)} classes: {names}{score}, sha256 {self._loaded.sha256[:8]}, "
                 f"{self.device})")
 
-    def predict(self, image: Photograph, *, crf: bool | str | CrfSettings = False, labels: Iterable[str] | None = None,
+    def predict(self, image: Photograph, *, crf: bool | str | CrfSettings | None = False, labels: Iterable[str] | None = None,
                 scales: Sequence[float] | None = None, flip: bool | None = None, max_side: int | Literal["auto"] | None = "auto") -> Prediction:
         """Segment one photograph.
 
         Parameters
         ----------
         image : a path (see :func:`aepsl.data.photograph.read_photograph` for what can be read), a PIL image, or (H, W, 3) uint8 RGB.
-        crf : refine with the fully connected CRF: True = with the settings of the file; or the name of a preset, or settings of one's own.
+        crf : refine with the fully connected CRF: True = with the settings of the file; or the name of a preset, or settings of one's own. False,
+            None and "none" = do not.
         labels : the classes that the photograph shows, where they are known: no other is found. None = unknown; an empty list = none.
         scales, flip : average over resized and mirrored copies; None = as the file says.
         max_side : a photograph with a longer side, in pixels, is resized for the network, whose mask is brought back to full size: objects then
@@ -189,21 +193,23 @@ class Segmenter:
         ------
         AepslError : the photograph cannot be read, an option is none, or memory ran out.
         """
-        settings = self._crf(crf)
-        possible = None if labels is None else self._possible(labels)
-        views = self._views(scales, flip)
-        pixels = _pixels(image)
-        seen = _within(pixels, self._side(max_side))
+        asked = self._asked(crf=crf, labels=labels, scales=scales, flip=flip, max_side=max_side)
+        return self._predict(_pixels(image), image, asked)
+
+    def _predict(self, pixels: np.ndarray, image: Photograph, asked: "_Asked") -> Prediction:
+        """:meth:`predict` of pixels that nobody else changes."""
+        possible = asked.possible
+        seen = _within(pixels, asked.side)
         stride = self._model.trunk.output_stride
         try:
-            probabilities, confidences = class_probabilities(self._model, seen, scales=views[0], flip=views[1], device=self.device,
+            probabilities, confidences = class_probabilities(self._model, seen, scales=asked.scales, flip=asked.flip, device=self.device,
                                                              output=self._package.output)
             if possible is None and confidences is not None:
                 possible = confidences >= self._package.prohibit_below
             if possible is not None:
                 probabilities = prohibit(probabilities, possible)
             scores = probabilities.astype(np.float16)  # as the pipeline keeps them
-            mask = self._mask(seen, scores, settings, stride)
+            mask = self._mask(seen, scores, asked.crf, stride)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -216,20 +222,35 @@ class Segmenter:
                      **options: Any) -> Iterator[Prediction]:
         """:meth:`predict` of many photographs, in order; the next ones are read while the network is at work.
 
+        What lies in memory is copied when it is drawn: a generator may put the next picture into the same array. Where drawing one raises, so does
+        this, after the predictions before it.
+
         Parameters
         ----------
+        images : paths, PIL images and arrays, each as in :meth:`predict`; drawn a few ahead.
         on_fault : called with what cannot be read or predicted and why, and the next one follows; None = the error is raised.
         options : those of :meth:`predict`. ``Prediction.source`` tells which photograph a prediction is of.
+
+        Raises
+        ------
+        AepslError : an option is none, or ``images`` is one photograph or folder: told before the first photograph and not to ``on_fault``.
         """
-        for image, reading in read_ahead(_pixels, images):
+        if isinstance(images, str | os.PathLike | Image.Image):
+            found = shown(os.fspath(images)) if isinstance(images, os.PathLike) else shown(images)
+            raise AepslError(f'images: expected several photographs, found {found}; give a list, e.g. sorted(Path("photos").glob("*.jpg"))')
+        return self._predictions(images, self._asked(**options), on_fault)
+
+    def _predictions(self, images: Iterable[Photograph], asked: "_Asked",
+                     on_fault: Callable[[Photograph, AepslError], None] | None) -> Iterator[Prediction]:
+        for (image, _), reading in read_ahead(lambda drawn: drawn[1](), map(_drawn, images)):
             try:
-                found = self.predict(reading.result(), **options)
+                found = self._predict(reading.result(), image, asked)
             except AepslError as error:
                 if on_fault is None:
                     raise
                 on_fault(image, error)
                 continue
-            yield replace(found, source=image)
+            yield found
 
     def to_onnx(self, path: str | os.PathLike[str], *, scales: Sequence[float] | None = None, flip: bool | None = None) -> None:
         """Write the network for other runtimes; what goes in and comes out: :func:`aepsl.networks.onnx_file.write_onnx`.
@@ -241,7 +262,7 @@ class Segmenter:
         ------
         AepslError : the packages onnx and onnxscript are missing, or other scales than 1 were asked for.
         """
-        used, mirrored = self._views(scales, flip)
+        used, mirrored = self._scales(scales), self._flip(flip)
         if used != [1.0]:
             raise AepslError(f"{path}: expected scales [1.0], found {used}; say scales=[1.0] to leave the other scales out")
         described = {"aepsl": self.info["version"], "sha256": self._loaded.sha256, "classes": ["background", *self.classes],
@@ -259,15 +280,23 @@ class Segmenter:
             return mask
         return refine(image, scores, settings, stride=stride, backend=backend)
 
-    def _crf(self, crf: bool | str | CrfSettings) -> tuple[CrfSettings, Backend] | None:
-        if crf is False or crf == "none":
-            return None
+    def _asked(self, *, crf: bool | str | CrfSettings | None = False, labels: Iterable[str] | None = None, scales: Sequence[float] | None = None,
+               flip: bool | None = None, max_side: int | Literal["auto"] | None = "auto") -> "_Asked":
+        """The options of :meth:`predict`, checked."""
+        return _Asked(self._crf(crf), None if labels is None else self._possible(labels), self._scales(scales), self._flip(flip),
+                      self._side(max_side))
+
+    def _crf(self, crf: bool | str | CrfSettings | None) -> tuple[CrfSettings, Backend] | None:
         if isinstance(crf, CrfSettings):
             return crf, "torch"
-        if isinstance(crf, str):
-            if crf not in PRESETS:
-                raise AepslError(f"crf: expected True, False or one of {', '.join(PRESETS)}, found {shown(crf)}")
+        if isinstance(crf, str) and crf in PRESETS:
             return PRESETS[crf], "torch"
+        if crf is None or (isinstance(crf, str) and crf == "none"):
+            return None
+        if not isinstance(crf, bool | np.bool_):
+            raise AepslError(f"crf: expected True, False or one of {', '.join(PRESETS)}, or CrfSettings, found {shown(crf)}")
+        if not crf:
+            return None
         own = self._package.crf
         if own.settings is None:
             raise AepslError(f"crf: expected settings in the file, found refine.crf: none there; name a preset: {', '.join(PRESETS)}")
@@ -276,29 +305,52 @@ class Segmenter:
                 require_densecrf()
             except AepslError:
                 warnings.warn("this segmenter was scored with pydensecrf, which is not installed: refined with backend torch, which gives the same "
-                              "labels on at least 99.9 % of the pixels", stacklevel=3)
+                              "labels on at least 99.9 % of the pixels", stacklevel=4)
                 return own.settings, "torch"
         return own.settings, own.backend
 
     def _possible(self, labels: Iterable[str]) -> np.ndarray:
         """Which classes an image holds, (C,) bool."""
+        if not isinstance(labels, Iterable):
+            raise AepslError(f"labels: expected names among {', '.join(self.classes)}, found {shown(labels)}")
         given = [labels] if isinstance(labels, str) else list(labels)
         if unknown := [label for label in given if label not in self.classes]:
             raise AepslError(f"labels: expected names among {', '.join(self.classes)}, found {', '.join(map(shown, unknown))}")
         return np.array([name in given for name in self.classes])
 
-    def _views(self, scales: Sequence[float] | None, flip: bool | None) -> tuple[list[float], bool]:
-        used = self._package.scales if scales is None else [float(scale) for scale in scales]
-        if not used or not all(0 < scale <= 4 for scale in used):
-            raise AepslError(f"scales: expected factors above 0 and up to 4, found {shown(used)}")
-        return used, self._package.flip if flip is None else flip
+    def _scales(self, scales: Sequence[float] | None) -> list[float]:
+        if scales is None:
+            return self._package.scales
+        given = list(scales) if isinstance(scales, Iterable) else []
+        if not given or not all(isinstance(scale, NUMBERS) and 0 < scale <= 4 for scale in given):
+            raise AepslError(f"scales: expected a list of factors above 0 and up to 4, found {shown(scales)}")
+        return [float(scale) for scale in given]
+
+    def _flip(self, flip: bool | None) -> bool:
+        if flip is None:
+            return self._package.flip
+        if not isinstance(flip, bool | np.bool_):
+            raise AepslError(f"flip: expected True, False or None, as the file says, found {shown(flip)}")
+        return bool(flip)
 
     def _side(self, max_side: int | Literal["auto"] | None) -> int | None:
-        if max_side == "auto":
+        if isinstance(max_side, str) and max_side == "auto":
             return self._package.largest_side
-        if max_side is not None and (isinstance(max_side, str) or max_side < 1):
+        if max_side is None:
+            return None
+        if not isinstance(max_side, int | np.integer) or isinstance(max_side, bool) or max_side < 1:
             raise AepslError(f"max_side: expected auto, None or pixels from 1, found {shown(max_side)}")
-        return max_side
+        return int(max_side)
+
+
+class _Asked(NamedTuple):
+    """The options of a prediction; None = no CRF, unknown labels, never smaller."""
+
+    crf: tuple[CrfSettings, Backend] | None
+    possible: np.ndarray | None  # which classes an image holds, (C,) bool
+    scales: list[float]
+    flip: bool
+    side: int | None
 
 
 def colours_of(classes: Sequence[str]) -> dict[str, Colour]:
@@ -341,12 +393,24 @@ def _within(pixels: np.ndarray, side: int | None) -> np.ndarray:
     return np.array(Image.fromarray(pixels).resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.BILINEAR))
 
 
+def _drawn(image: Photograph) -> tuple[Photograph, Callable[[], np.ndarray]]:
+    """A photograph and what gives its pixels later; of what lies in memory they are taken now, before its owner changes it."""
+    if isinstance(image, str | os.PathLike):
+        return image, partial(_pixels, image)
+    taken = Future[np.ndarray]()
+    try:
+        taken.set_result(_pixels(image))
+    except AepslError as error:
+        taken.set_exception(error)
+    return image, taken.result
+
+
 def _pixels(image: Photograph) -> np.ndarray:
-    """What is to be segmented as (H, W, 3) uint8."""
+    """What is to be segmented as (H, W, 3) uint8, an array of its own."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise AepslError(f"{_name(image)}: expected (height, width, 3) uint8, RGB; grey: np.stack([grey] * 3, 2)")
-        return image
+        return np.array(image, order="C")
     if isinstance(image, Image.Image):
         try:
             pixels = upright_rgb(image)
@@ -365,6 +429,12 @@ def _name(image: Photograph) -> str:
     if isinstance(image, np.ndarray):
         return f"array {'×'.join(map(str, image.shape))} {image.dtype}"
     return f"image {image.width}×{image.height} {image.mode}" if isinstance(image, Image.Image) else str(Path(image))
+
+
+def _png_path(path: str | os.PathLike[str]) -> Path:
+    if (ending := Path(path).suffix).lower() not in ("", ".png"):
+        raise AepslError(f"{path}: expected a name that ends in .png, found {ending}; what is written is a PNG")
+    return Path(path)
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -16,8 +16,19 @@ def test_auto_takes_cuda_then_apples_then_the_processor(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert pick_device("auto") == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("auto") == torch.device("cuda")
     assert pick_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_a_device_that_is_not_there_is_told_by_who_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(AepslError, match=r"^compute\.device: cuda:2 asked for, but torch finds no CUDA device above cuda:1; use auto or cpu"):
+        pick_device("cuda:2")
+    with pytest.raises(AepslError, match=r"^device: mps asked for, but torch finds no Apple GPU; use auto or cpu"):
+        pick_device("mps", parameter="device")
 
 
 @pytest.mark.parametrize(("supported", "name", "expected"), [(True, "auto", torch.bfloat16), (False, "auto", torch.float32),

@@ -136,6 +136,19 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, content):
         load_classifier(tmp_path / "r1.pt", CPU)
 
 
+@pytest.mark.parametrize(("content", "told"), [
+    (b"\xff\xd8\xff\xe0 a photograph", "one that torch.save did not write"), (b"in the beginning\n", "one that torch.save did not write"),
+    (torch.nn.Linear(1, 1), "with more in it than tensors and plain values")])
+def test_what_is_no_model_is_told_without_the_advice_to_read_it_unprotected(tmp_path, content, told):
+    if isinstance(content, bytes):
+        (tmp_path / "r1.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "r1.pt")
+    with pytest.raises(AepslError, match=rf"expected a model file of this project, found a damaged or foreign one \(.*{told}\)") as caught:
+        load_classifier(tmp_path / "r1.pt", CPU)
+    assert "weights_only" not in str(caught.value)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(AepslError, match=r"r1\.pt: no such file"):
         load_classifier(tmp_path / "r1.pt", CPU)

@@ -176,6 +176,13 @@ def test_what_is_no_package_is_refused(tmp_path: Path, package: Path) -> None:
         load_package(tmp_path / "b.pt", CPU)
 
 
+def test_who_gives_a_classifier_is_told_what_is_wanted(tmp_path: Path) -> None:
+    save_model(tmp_path / "r1.pt", Classifier(trunk(), 2), network=SMALL, classes=CLASSES, facts={})
+    assert "found Classifier; what predicts is a segmenter: models/aepsl.pt" in refusal(tmp_path / "r1.pt")
+    with pytest.raises(AepslError, match="found Classifier; run the stage that makes it again"):
+        write_package(tmp_path / "out.pt", tmp_path / "r1.pt", **HOW)
+
+
 def test_facts_that_are_missing_or_none_of_ours_are_named(plain: Path, tmp_path: Path) -> None:
     content = content_of(plain)
     odd: list[tuple[dict[str, Any], str]] = [({"psl": "none"}, "output"), ({"psl": torch.zeros(1), "output": "softmax"}, "psl"),

@@ -221,6 +221,7 @@ def test_an_image_that_cannot_be_read_is_named(samples, tmp_path, workers):
     (True, False, "cpu", "cpu"), (True, False, "cuda:1", "cuda:1")])
 def test_the_device_is_the_one_asked_for_or_the_fastest(monkeypatch, cuda, mps, asked, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 * cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert pick_device(asked) == torch.device(expected)
 

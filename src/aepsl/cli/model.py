@@ -13,8 +13,8 @@ INFO_HELP = """Say what a trained model knows: its classes, network, scores, has
 All of it stands in the file itself. Reading one runs nothing that it holds."""
 ONNX_HELP = """Write a trained model as ONNX, for programs without Python or torch.
 
-In goes a photograph's pixels of any size, out come the labels of `aepsl predict` without --crf. The file describes itself: classes, colours and
-hash are in its metadata."""
+In goes a photograph's pixels of any size, out come the labels of `aepsl predict --max-side 0`: preprocessing is inside, making large
+photographs smaller and the CRF are not. The file describes itself: classes, colours and hash are in its metadata."""
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="What a run has trained: models/aepsl.pt.", show_default=False)]
 
 

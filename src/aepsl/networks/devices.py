@@ -5,13 +5,26 @@ import torch
 from aepsl.errors import AepslError
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of ``compute.device``; ``auto`` takes CUDA, then Apple's, then the CPU."""
+def pick_device(name: str, *, parameter: str = "compute.device") -> torch.device:
+    """The device asked for by a parameter; ``auto`` takes CUDA, then Apple's, then the CPU.
+
+    Raises
+    ------
+    AepslError : the machine has no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise AepslError(f"compute.device: {name} asked for, but torch finds no CUDA device; use auto or cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    fault = None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        fault = "no CUDA device"
+    elif device.type == "cuda" and device.index and device.index >= (count := torch.cuda.device_count()):
+        fault = f"no CUDA device above cuda:{count - 1}"
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        fault = "no Apple GPU"
+    if fault:
+        raise AepslError(f"{parameter}: {name} asked for, but torch finds {fault}; use auto or cpu")
+    return device
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -16,6 +16,7 @@ from aepsl.networks.trunks import PREPROCESSING, build_trunk
 from aepsl.params import Network
 
 FORMAT = 1
+AGAIN = "run the stage that makes it again"
 
 
 def save_model(path: str | os.PathLike[str], model: Classifier | Segmenter, *, network: Network, classes: tuple[str, ...],
@@ -48,7 +49,7 @@ class _Facts(dict[str, Any]):
                          "run the stage that makes it again")
 
 
-def _load(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
+def _load(path: str | os.PathLike[str], *kinds: str, advice: str = AGAIN) -> dict[str, Any]:
     try:
         content = {"format": FORMAT, "kind": "Blank"} if is_blank(path) else load_tensors(path)
     except FileNotFoundError:
@@ -60,7 +61,7 @@ def _load(path: str | os.PathLike[str], *kinds: str) -> dict[str, Any]:
     if type(given.get("format")) is not int or given["format"] != FORMAT or not isinstance(given.get("kind"), str) or given["kind"] not in kinds:
         kind = given.get("kind")
         found = type(content).__name__ if not isinstance(kind, str) else kind if kind.isidentifier() else shown(kind)
-        raise AepslError(f"{path}: expected a {' or '.join(kinds)} of format {FORMAT}, found {found}; run the stage that makes it again")
+        raise AepslError(f"{path}: expected a {' or '.join(kinds)} of format {FORMAT}, found {found}; {advice}")
     if given["kind"] != "Blank" and (fault := _content_fault(given)):
         raise AepslError(f"{path}: expected a {given['kind']} as this project writes it, found another: {fault}; run the stage that makes it again")
     return given | {"facts": _Facts(path, given.get("facts", {}))}
@@ -130,9 +131,14 @@ def _take_over(path: str | os.PathLike[str], model: Classifier | Segmenter, stat
     model.trunk.preprocessing = preprocessing
 
 
-def load_segmenter(path: str | os.PathLike[str], device: torch.device) -> tuple[Segmenter, dict[str, Any]]:
-    """The segmenter, ready for inference, and everything the file says of it."""
-    content = _load(path, "Segmenter")
+def load_segmenter(path: str | os.PathLike[str], device: torch.device, *, advice: str = AGAIN) -> tuple[Segmenter, dict[str, Any]]:
+    """The segmenter, ready for inference, and everything the file says of it.
+
+    Parameters
+    ----------
+    advice : what to do where the file holds another network.
+    """
+    content = _load(path, "Segmenter", advice=advice)
     with_classification = any(name.startswith("classify.") for name in content["state"])
     model = Segmenter(_trunk(path, content), len(content["classes"]), with_classification=with_classification)
     return _ready(path, model, content, device), content

@@ -138,7 +138,7 @@ def load_package(path: str | os.PathLike[str], device: torch.device) -> Loaded:
     ------
     AepslError : damaged, foreign or of another format, or its SHA-256 is not that of its content.
     """
-    model, content = load_segmenter(path, device)
+    model, content = load_segmenter(path, device, advice="what predicts is a segmenter: models/aepsl.pt, or one of models/segmenter")
     content = {**content, "facts": dict(content["facts"])}
     for name, known in (("psl", ("none", "predicted", "true-labels")), ("output", ("softmax", "linear"))):
         if not isinstance(value := _fact(path, content, name), str) or value not in known:

@@ -31,17 +31,21 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
     with Path(path).open("rb") as file:
         if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
             raise ValueError(f"{size} bytes, more than the {MOST_BYTES} that are read")
+        begins = file.read(2)
         try:
-            begins_as_zip = file.read(2) == b"PK"
-            if begins_as_zip or zipfile.is_zipfile(file):
+            if begins == b"PK" or zipfile.is_zipfile(file):
                 _check_zip(file)
-            file.seek(0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of old formats, which are read all the same
-                return torch.load(file, map_location="cpu", weights_only=True)
         except LOAD_FAULTS as error:
             reason = printable(" ".join(str(error).split("\n")[0].split()), 200)
             raise ValueError(f"a damaged or unsafe one ({reason or type(error).__name__})") from error
+        file.seek(0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old formats, which are read all the same
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except LOAD_FAULTS as error:  # not in torch's words, which advise to read the file without protection
+            raise ValueError("a damaged or unsafe one, with more in it than tensors and plain values" if begins in (b"PK", b"\x80\x02")
+                             else "one that torch.save did not write") from error
 
 
 def _check_zip(file: IO[bytes]) -> None:

@@ -331,3 +331,4 @@ def test_a_model_becomes_an_onnx_file(aepsl: Command, model: Path, monkeypatch: 
     assert aepsl("onnx", model, "--out", "m.onnx", "--one-view").exit_code == 0
     assert asked == [{"scales": None, "flip": None}, {"scales": [1.0], "flip": False}]
     assert aepsl("onnx", model, "--out", ".").exit_code == 2
+    (("--debug", "MODEL", "a.jpg", "--out", "out"), 2, "--debug stands before it, as in `aepsl --debug predict`"),

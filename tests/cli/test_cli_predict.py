@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ import torch
 from PIL import Image
 from typer.testing import Result
 
-from aepsl.cli.photographs import find, mask_names
+from aepsl import segmenter as trained
+from aepsl.cli.photographs import find, mask_names, recorded
 from aepsl.data.archive import ArchiveReader, decode_indices
 from aepsl.data.index import read_index
 from aepsl.networks.files import save_model
@@ -26,6 +28,7 @@ from aepsl.networks.packages import Crf, write_package
 from aepsl.networks.segmenter import Segmenter
 from aepsl.networks.trunks import build_trunk
 from aepsl.params import CrfSettings, Network
+from aepsl.resume.interrupt import Interrupted
 from tests.conftest import ROOT, Checkout
 
 Command = Callable[..., Result]
@@ -132,7 +135,8 @@ def test_photographs_of_all_kinds_get_masks_overlays_a_card_and_a_summary(aepsl:
     photograph("p/grey.tiff", mode="L")
     result = aepsl("predict", model, "p", "--out", "out", "--overlay")
     assert result.exit_code == 0, result.stderr
-    assert files() == ["a/x.overlay.jpg", "a/x.png", "aepsl.json", "b/x.overlay.jpg", "b/x.png", "grey.overlay.jpg", "grey.png", "summary.csv"]
+    assert files() == ["a/x.overlay.jpg", "a/x.png", "aepsl.json", "aepsl.masks.jsonl", "b/x.overlay.jpg", "b/x.png", "grey.overlay.jpg", "grey.png",
+                       "summary.csv"]
     mask = decode_indices(Path("out/a/x.png").read_bytes())
     assert mask.shape == (100, 200)
     with Image.open("out/a/x.overlay.jpg") as overlay:
@@ -173,7 +177,7 @@ def test_a_bad_file_is_named_and_the_others_are_done(aepsl: Command, model: Path
     assert "left out: lost.jpg: no such file" in result.stderr
     assert "2 predicted" in result.stdout
     assert "3 failed (told above)" in result.stdout
-    assert files() == ["a.png", "aepsl.json", "c.png", "summary.csv"]
+    assert files() == ["a.png", "aepsl.json", "aepsl.masks.jsonl", "c.png", "summary.csv"]
     assert "Traceback" not in result.stderr
 
 
@@ -195,6 +199,105 @@ def test_the_same_command_does_what_is_left(aepsl: Command, model: Path) -> None
     photograph("p/a.jpg", 7)
     os.utime("p/a.jpg", (later, later))
     assert "1 predicted" in aepsl("predict", model, "p", "--out", "out", "--overlay").stdout
+
+
+def test_a_mask_is_kept_for_the_photograph_it_was_made_of_alone(aepsl: Command, model: Path) -> None:
+    photograph("a/x.jpg", 1, (40, 30))
+    photograph("b/x.jpg", 2, (50, 30))
+    assert aepsl("predict", model, "a", "--out", "out").exit_code == 0
+    result = aepsl("predict", model, "b", "--out", "out")
+    assert result.exit_code == 1
+    assert "1 mask there would be overwritten by those of other photographs, such as x.png, which is of" in result.stderr
+    assert "1 predicted" in aepsl("predict", model, "b", "--out", "out", "--overwrite").stdout
+    assert [row["width"] for row in summary()] == ["50"]
+    photograph("b/x.jpg", 3, (60, 30))
+    os.utime("b/x.jpg", (1, 1))  # older than the mask
+    assert "1 predicted" in aepsl("predict", model, "b", "--out", "out").stdout
+    assert [row["width"] for row in summary()] == ["60"]
+    photograph("b/x.png", 4)
+    result = aepsl("predict", model, "b", "--out", "out")
+    assert "2 predicted" in result.stdout
+    assert "summary.csv: left out: 1 mask of earlier calls" in result.stderr
+    assert [row["mask"] for row in summary()] == ["x.jpg.png", "x.png.png"]
+
+
+def test_masks_with_other_options_are_made_anew_after_part_of_a_folder_was_overwritten(aepsl: Command, model: Path) -> None:
+    for number, name in enumerate("ab"):
+        photograph(f"p/{name}.jpg", number)
+    assert aepsl("predict", model, "p", "--out", "out").exit_code == 0
+    result = aepsl("predict", model, "p/a.jpg", "--out", "out", "--max-side", "32", "--overwrite")
+    assert "left out: 1 mask of earlier calls" in result.stderr
+    assert [row["mask"] for row in summary()] == ["a.png"]
+    result = aepsl("predict", model, "p", "--out", "out", "--max-side", "32")
+    assert "1 predicted" in result.stdout
+    assert "1 were there" in result.stdout
+    record = Path("out/aepsl.masks.jsonl")
+    record.write_bytes(record.read_bytes()[:-9])  # killed while it was written
+    assert "1 were there" in aepsl("predict", model, "p", "--out", "out", "--max-side", "32").stdout
+    assert "2 were there" in aepsl("predict", model, "p", "--out", "out", "--max-side", "32").stdout
+
+
+def test_an_interrupted_overwrite_goes_on_without_it(aepsl: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in enumerate("abc"):
+        photograph(f"p/{name}.jpg", number)
+    assert aepsl("predict", model, "p", "--out", "out").exit_code == 0
+    real = trained.Segmenter.predict
+
+    def interrupted(self: trained.Segmenter, image: trained.Photograph, **options: Any) -> trained.Prediction:
+        if Path("out/aepsl.masks.jsonl").read_bytes():  # the first is done
+            raise Interrupted(signal.SIGINT)
+        return real(self, image, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(trained.Segmenter, "predict", interrupted)
+        result = aepsl("predict", model, "p", "--out", "out", "--max-side", "32", "--overwrite")
+    assert result.exit_code == 130
+    assert "1 of 3 photographs done; the same command without --overwrite does the rest" in result.stderr
+    result = aepsl("predict", model, "p", "--out", "out", "--max-side", "32")
+    assert "2 predicted" in result.stdout
+    assert "1 were there" in result.stdout
+
+
+def test_the_summary_keeps_what_earlier_calls_have_added(aepsl: Command, model: Path) -> None:
+    for number, name in enumerate("abc"):
+        photograph(f"{name}.jpg", number)
+        assert aepsl("predict", model, f"{name}.jpg", "--out", "out").exit_code == 0
+    assert sorted(row["photograph"] for row in summary()) == ["a.jpg", "b.jpg", "c.jpg"]
+    Path("out/b.png").unlink()
+    assert aepsl("predict", model, "a.jpg", "--out", "out").exit_code == 0
+    assert [row["photograph"] for row in summary()] == ["a.jpg", "c.jpg"]
+
+
+def test_masks_and_overlays_of_earlier_calls_are_no_photographs(aepsl: Command, model: Path) -> None:
+    photograph("p/x.jpg")
+    assert "p: 1 predicted" in aepsl("predict", model, "p", "--out", "p").stdout
+    assert "p: 0 predicted, 1 were there" in aepsl("predict", model, "p", "--out", "p").stdout
+    assert aepsl("predict", model, "p", "--out", "p/out", "--overlay").exit_code == 0
+    for words in (["p"], ["p/*"], ["p/**/*.*g"]):
+        result = aepsl("predict", model, *words, "--out", "other")
+        assert re.match(r"other: (1 predicted|0 predicted, 1 were there)", result.stdout), words
+    assert "left out in folders: 3 masks and overlays of earlier calls\n" in aepsl("predict", model, "p", "--out", "other").stderr
+
+
+def test_what_is_passed_over_in_a_folder_is_counted(aepsl: Command, model: Path) -> None:
+    photograph("p/a.jpg")
+    Path("p/a.jpg").rename("p/a.jfif")
+    Path("elsewhere").mkdir()
+    Path("p/link").symlink_to("../elsewhere")
+    for name in ("b.HEIC", "c.heic", "bare", ".hidden"):
+        Path("p", name).write_bytes(b"")
+    result = aepsl("predict", model, "p", "--out", "out")
+    assert result.exit_code == 0
+    assert "left out in folders: 2 .heic, 1 linked folder, 1 file without extension\n" in result.stderr
+    assert "1 predicted" in result.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_not_utf8_leaves_the_summary_readable(aepsl: Command, model: Path) -> None:
+    photograph("p/a.jpg")
+    os.rename(b"p/a.jpg", b"p/\xff.jpg")
+    for _ in range(2):
+        assert aepsl("predict", model, "p", "--out", "out").exit_code == 0
+        assert [row["mask"] for row in summary()] == ["\\udcff.png"]
 
 
 def test_masks_of_another_model_or_of_no_model_are_not_mixed_or_overwritten(aepsl: Command, model: Path, tmp_path: Path) -> None:
@@ -221,10 +324,11 @@ def test_masks_of_another_model_or_of_no_model_are_not_mixed_or_overwritten(aeps
 def test_known_labels_restrict_what_is_found(aepsl: Command, model: Path) -> None:
     photograph("p/a.jpg")
     photograph("p/deep/b.jpg", 1)
-    Path("labels.csv").write_text("id,labels\na,\ndeep/b,dog;zebra\n")
+    Path("labels.csv").write_text("id,labels\na.jpg,\ndeep/b,dog;zebra\nnosuch,cat\n")
     result = aepsl("predict", model, "p", "--out", "out", "--labels", "labels.csv")
     assert result.exit_code == 0, result.stderr
     assert "labels.csv: 'zebra': not among the model's classes (cat, dog), so not looked for" in result.stderr
+    assert "labels.csv: 1 of 3 lines match no photograph, such as 'nosuch'; an id is a photograph's name without extension" in result.stderr
     assert not decode_indices(Path("out/a.png").read_bytes()).any()
     assert set(np.unique(decode_indices(Path("out/deep/b.png").read_bytes()))) <= {0, 2}
 
@@ -235,7 +339,7 @@ def test_a_list_comes_from_stdin(aepsl: Command, model: Path) -> None:
     assert "1 predicted" in aepsl("predict", model, "-", "--out", "one", text="p/a.jpg\n").stdout
     result = aepsl("predict", model, "-", "--out", "out", text="p/a.jpg\0p/b\nb.jpg\0")
     assert result.exit_code == 0, result.stderr
-    assert files()[:3] == ["a.png", "aepsl.json", "b\nb.png"]
+    assert files()[:4] == ["a.png", "aepsl.json", "aepsl.masks.jsonl", "b\nb.png"]
 
 
 def test_names_that_look_like_options_or_formulas_or_commands(aepsl: Command, model: Path) -> None:
@@ -272,6 +376,8 @@ def test_a_full_disk_ends_it_at_once_with_advice(aepsl: Command, model: Path, mo
     (("MODEL", "lost.jpg", "--out", "out"), 1, "expected photographs, found none"),
     (("MODEL", "a.jpg", "--out", "a.jpg"), 2, "expected a folder, found a file"),
     (("MODEL", "a.jpg"), 2, "Missing option '--out'"),
+    (("MODEL", "a.jpg", "--out", ""), 2, "expected the name of a folder, found an empty one"),
+    (("--debug", "MODEL", "a.jpg", "--out", "out"), 2, "--debug stands before it, as in `aepsl --debug predict`"),
     (("MODEL", "a.jpg", "--out", "out", "--device", "tpu"), 1, "expected auto, cpu, cuda, cuda:N or mps, found 'tpu'"),
     (("MODEL", "a.jpg", "--out", "out", "--labels", "lost.csv"), 1, "--labels lost.csv: expected a table as CSV in UTF-8, found No such file"),
 ])
@@ -300,9 +406,10 @@ def test_ctrl_c_keeps_what_is_done_and_ends_with_130(model: Path, tmp_path: Path
     left = files(str(tmp_path / "out"))
     assert not [name for name in left if name.endswith(".tmp")]
     assert 3 <= len([name for name in left if name.endswith(".png")]) < 200
-    for name in left:
-        if name.endswith(".png"):
-            assert decode_indices((tmp_path / "out" / name).read_bytes()).shape == (96, 96)
+    masks = [name for name in left if name.endswith(".png")]
+    for name in masks:
+        assert decode_indices((tmp_path / "out" / name).read_bytes()).shape == (96, 96)
+    assert sorted(recorded(tmp_path / "out")) == masks
 
 
 # ---- the model itself

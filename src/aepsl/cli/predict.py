@@ -9,12 +9,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aepsl.cli.photographs import Photograph, find, require_apart
+from aepsl.cli.photographs import BARE, CARD, MADE, RECORD, SUMMARY, Photograph, find, recorded, require_apart
 from aepsl.cli.shell import counted, debugging, example, name_of, reason, say, show
 from aepsl.errors import AepslError, FaultList, printable, shown
 from aepsl.parallel import read_ahead
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from aepsl.segmenter import Prediction, Segmenter
 
-CARD, SUMMARY = "aepsl.json", "summary.csv"
 DECIDING = ("sha256", "crf", "max_side", "labels")  # what of the card the masks depend on
+MOST_KINDS = 8  # of files passed over that are named
+FILES = {BARE: "files without extension", MADE: "masks and overlays of earlier calls"}
 MOST_FAULTS = 10  # of the program itself, in a row: then it is not the photographs
 # An output that cannot be written for its name alone; anything else, a full disk say, would meet the next one too.
 OF_ITS_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
@@ -37,23 +39,31 @@ IMAGES are files, folders (with all folders in them), globs in quotes, or - for 
 GIF, TIFF; grey, palette, transparent, CMYK, 16 bits; turned by EXIF.
 
 DIR gets a palette PNG per photograph in its full size, where 0 is background and 1, 2, … are the model's classes; aepsl.json, which says what the
-numbers mean and what made them; and summary.csv, the share of every class in every photograph. Names follow the photographs': from the folder
-that all of them share on, photos/a/x.jpg and photos/b/x.jpg give a/x.png and b/x.png. Where two would be the same, as for x.jpg beside x.png,
-they are x.jpg.png and x.png.png.
+numbers mean and what made them; summary.csv, the share of every class in every photograph; and aepsl.masks.jsonl, which photograph each mask is
+of. Names follow the photographs': from the folder that all of them share on, photos/a/x.jpg and photos/b/x.jpg give a/x.png and b/x.png. Where two
+would be the same, as for x.jpg beside x.png, they are x.jpg.png and x.png.png.
 
-A photograph that cannot be read is named, and the others go on. After Ctrl-C the same command does the rest: masks that are there, of this model
-and with these options, are kept."""
+A photograph that cannot be read is named, and the others go on. After Ctrl-C the same command does the rest (without --overwrite, if that was
+said): masks that are there, of the same photographs as they are now, by this model and with these options, are kept."""
+
+
+def folder_name(text: str) -> Path:
+    """The value of ``--out``; an empty one, as of a shell's variable that is not set, would be the current folder."""
+    if not text:
+        raise typer.BadParameter("expected the name of a folder, found an empty one; . is the current folder")
+    return Path(text)
 
 
 def predict(
     ctx: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="What a run has trained: models/aepsl.pt.", show_default=False)],
     images: Annotated[list[str], typer.Argument(metavar="IMAGES", help="Photographs: files, folders, globs, or -.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the masks; made where it is not there.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", parser=folder_name, show_default=False,
+                                      help="Folder for the masks; made where it is not there.")],
     crf: Annotated[bool, typer.Option("--crf", help="Refine borders with the fully connected CRF, as the scores were; slower.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write x.overlay.jpg: the photograph, painted over.")] = False,
     labels: Annotated[Path | None, typer.Option("--labels", metavar="CSV", help="What photographs are known to show (id,labels): nothing else is "
-                                                "found in them. The id is the name without extension.", show_default=False)] = None,
+                                                "found in them. The id is the name, best without extension.", show_default=False)] = None,
     max_side: Annotated[int | None, typer.Option("--max-side", metavar="PIXELS", min=0, show_default=False,
                                                  help="Larger photographs are made smaller for the network; masks keep the full size. By default as "
                                                  "large as those it has learnt from; 0 = never.")] = None,
@@ -66,12 +76,13 @@ def predict(
     segmenter = Segmenter.load(model, device=device)
     known = read_labels(labels, segmenter.classes) if labels else {}
     card = card_of(segmenter, model, crf=crf, max_side=max_side, labels=labels)
-    todo = _prepare(out, found, card, overlay=overlay, overwrite=overwrite)
+    _tell_unmatched(labels, found, known)
+    todo, entries = _prepare(out, found, card, known, overlay=overlay, overwrite=overwrite)
     options: dict[str, Any] = {"crf": crf, "max_side": "auto" if max_side is None else max_side or None}
-    began, failed, rows = time.monotonic(), missing, dict[str, list[str]]()
+    began, failed, predicted = time.monotonic(), missing, 0
     faults_in_a_row = 0
     try:
-        for photograph, result in _shown(_predicted(segmenter, todo, known, options), len(todo), len(found) - len(todo)):
+        for photograph, result in _shown(_predicted(segmenter, list(todo), known, options), len(todo), len(found) - len(todo)):
             if isinstance(result, Exception):
                 failed += 1
                 faults_in_a_row = 0 if isinstance(result, AepslError) else faults_in_a_row + 1
@@ -80,21 +91,24 @@ def predict(
                 _tell(photograph, result, debug=debugging(ctx))
                 continue
             faults_in_a_row = 0
+            entry = {**todo[photograph], "overlay": overlay, "row": row_of(photograph, result.mask, segmenter.classes)}
             try:
-                _write(out, photograph, result, overlay=overlay)
+                _write(out, photograph, result, entry, overlay=overlay)
             except OSError as error:
                 if error.errno not in OF_ITS_NAME:
                     raise
                 failed += 1
                 _tell(photograph, error, debug=debugging(ctx))
                 continue
-            rows[photograph.inside] = row_of(photograph, result.mask, segmenter.classes)
+            entries[photograph.mask] = entry
+            predicted += 1
     except Interrupted:
-        say(f"\n{len(found) - len(todo) + len(rows):,} of {counted(len(found), 'photograph')} done; the same command does the rest")
+        say(f"\n{len(found) - len(todo) + predicted:,} of {counted(len(found), 'photograph')} done; the same command "
+            f"{'without --overwrite ' if overwrite else ''}does the rest")
         raise
     seconds = time.monotonic() - began
-    classes = _summarise(out, found, rows, segmenter.classes)
-    _report(out, predicted=len(rows), kept=len(found) - len(todo), failed=failed, seconds=seconds, classes=classes)
+    classes = _summarise(out, found, entries, segmenter.classes, made=_made_with(card))
+    _report(out, predicted=predicted, kept=len(found) - len(todo), failed=failed, seconds=seconds, classes=classes)
     if failed:
         raise typer.Exit(1)
 
@@ -102,7 +116,15 @@ def predict(
 def _photographs(words: Sequence[str], out: Path) -> tuple[list[Photograph], int]:
     """What is to be predicted, and how many words or folders gave nothing."""
     faults: list[str] = []
-    found = find(words, out=out, listed=_listed, fault=faults.append)
+    passed: dict[str, str] = {}
+    found = find(words, out=out, listed=_listed, fault=faults.append, passed=passed)
+    for photograph in found:  # another word may name what is passed over in a folder
+        passed.pop(os.path.abspath(photograph.path), None)
+    if passed:
+        kinds = Counter(passed.values()).most_common()
+        parts = [f"{number:,} {printable(kind, 20)}" if kind.startswith(".") else counted(number, kind, FILES.get(kind))
+                 for kind, number in kinds[:MOST_KINDS]]
+        say(f"left out in folders: {', '.join(parts)}{', …' if len(kinds) > MOST_KINDS else ''}")
     if not found:
         raise FaultList("expected photographs, found none", faults or ["stdin: an empty list"])
     if out.exists() and not out.is_dir():
@@ -139,10 +161,23 @@ def read_labels(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
     return {identifier: [name for name in names if name in classes] for identifier, names in table.items()}
 
 
+def id_of(photograph: Photograph, known: Mapping[str, list[str]]) -> str | None:
+    """The id of a photograph in the table: its path as its mask's or as given, or its name alone, each without extension or with it."""
+    paths = photograph.inside, os.fspath(photograph.path), os.path.basename(photograph.inside)
+    return next((name for path in paths for name in (os.path.splitext(path)[0], path) if name in known), None)
+
+
 def labels_of(photograph: Photograph, known: Mapping[str, list[str]]) -> list[str] | None:
-    """What a photograph is known to show, by its path, or its name alone; None = unknown."""
-    whole = os.path.splitext(photograph.inside)[0]
-    return next((known[name] for name in (whole, os.path.basename(whole)) if name in known), None)
+    """What a photograph is known to show; None = unknown."""
+    identifier = id_of(photograph, known)
+    return None if identifier is None else known[identifier]
+
+
+def _tell_unmatched(table: Path | None, found: Sequence[Photograph], known: Mapping[str, list[str]]) -> None:
+    matched = {id_of(photograph, known) for photograph in found}
+    if unmatched := [identifier for identifier in known if identifier not in matched]:
+        say(f"{name_of(table or '')}: {len(unmatched):,} of {counted(len(known), 'line')} match no photograph, such as {shown(unmatched[0])}; "
+            f"an id is a photograph's name without extension, such as {shown(os.path.splitext(found[0].inside)[0])}")
 
 
 def card_of(segmenter: "Segmenter", model: Path, *, crf: bool, max_side: int | None, labels: Path | None) -> dict[str, Any]:
@@ -156,8 +191,24 @@ def card_of(segmenter: "Segmenter", model: Path, *, crf: bool, max_side: int | N
             "colours": {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in segmenter.colours.items()}}
 
 
-def _prepare(out: Path, found: Sequence[Photograph], card: Mapping[str, Any], *, overlay: bool, overwrite: bool) -> list[Photograph]:
-    """What is still to do; the folder says from here on what its masks are."""
+def _made_with(card: Mapping[str, Any]) -> list[Any]:
+    """What all masks of a call depend on; labels are known of one photograph at a time."""
+    return [card[key] for key in DECIDING if key != "labels"]
+
+
+def _identity(photograph: Photograph, card: Mapping[str, Any], known: Mapping[str, list[str]]) -> dict[str, Any]:
+    """A line of :data:`RECORD`: what the mask is of, and what it depends on. A photograph that cannot be looked at has no size."""
+    size, changed = None, None
+    with suppress(OSError, ValueError):
+        state = photograph.path.stat()
+        size, changed = state.st_size, state.st_mtime_ns
+    return {"mask": photograph.mask, "of": os.path.abspath(photograph.path), "size": size, "mtime_ns": changed,
+            "made": [*_made_with(card), labels_of(photograph, known)]}
+
+
+def _prepare(out: Path, found: Sequence[Photograph], card: Mapping[str, Any], known: Mapping[str, list[str]], *, overlay: bool,
+             overwrite: bool) -> tuple[dict[Photograph, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """What is still to do, and the record of the masks that stay; the folder says from here on what its masks are."""
     from aepsl.data.archive import parse_json, write_atomically
 
     path = out / CARD
@@ -165,6 +216,8 @@ def _prepare(out: Path, found: Sequence[Photograph], card: Mapping[str, Any], *,
         there = parse_json(path.read_bytes()) if path.is_file() else None
     except ValueError:
         there = {}
+    wanted = {photograph: _identity(photograph, card, known) for photograph in found}
+    entries = {name: entry for name, entry in recorded(out).items() if (out / name).is_file()}
     if not overwrite:
         if isinstance(there, dict) and (other := [key for key in DECIDING if there.get(key) != card[key]]):
             raise AepslError(f"--out {out}: holds masks of another {' and '.join('model' if key == 'sha256' else key for key in other)} (see {CARD} "
@@ -172,19 +225,35 @@ def _prepare(out: Path, found: Sequence[Photograph], card: Mapping[str, Any], *,
         if there is None and (foreign := [photograph.mask for photograph in found if (out / photograph.mask).exists()]):
             raise AepslError(f"--out {out}: {counted(len(foreign), 'file')} there, such as {printable(foreign[0])}, would be overwritten; name "
                              "another folder, or say --overwrite")
+        if others := [entry for photograph in found if (entry := entries.get(photograph.mask)) and _of_another(entry, photograph)]:
+            raise AepslError(f"--out {out}: {counted(len(others), 'mask')} there would be overwritten by those of other photographs, such as "
+                             f"{others[0]['mask']}, which is of {others[0]['of']}; name another folder, or say --overwrite")
+    todo = {photograph: identity for photograph, identity in wanted.items()
+            if overwrite or not _done(out, photograph, identity, entries.get(photograph.mask, {}), overlay=overlay)}
+    for photograph in todo:
+        entries.pop(photograph.mask, None)
     out.mkdir(parents=True, exist_ok=True)
+    if (out / RECORD).exists():  # before any of these masks changes, so that no kill leaves a line that is wrong
+        write_atomically(out / RECORD, b"".join(map(_line, entries.values())))
     write_atomically(path, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
-    if overwrite or there is None:
-        return list(found)
-    return [photograph for photograph in found if not _done(out, photograph, overlay=overlay)]
+    return todo, entries
 
 
-def _done(out: Path, photograph: Photograph, *, overlay: bool) -> bool:
+def _of_another(entry: Mapping[str, Any], photograph: Photograph) -> bool:
+    """Whether a mask is of a photograph that is still there and not this one."""
     try:
-        changed = photograph.path.stat().st_mtime
-        return all((out / name).stat().st_mtime >= changed for name in ((photograph.mask, photograph.overlay) if overlay else (photograph.mask,)))
+        return not os.path.samefile(entry["of"], photograph.path)
     except (OSError, ValueError):
         return False
+
+
+def _done(out: Path, photograph: Photograph, identity: Mapping[str, Any], entry: Mapping[str, Any], *, overlay: bool) -> bool:
+    return (identity["size"] is not None and all(entry.get(key) == value for key, value in identity.items())
+            and (not overlay or (entry.get("overlay") is True and (out / photograph.overlay).is_file())))
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry).encode() + b"\n"
 
 
 def _predicted(segmenter: "Segmenter", photographs: Sequence[Photograph], known: Mapping[str, list[str]],
@@ -214,8 +283,8 @@ def _tell(photograph: Photograph, error: Exception, *, debug: bool) -> None:
     say(f"failed: {words if words.startswith(printable(name)) else f'{printable(name)}: {words}'}")
 
 
-def _write(out: Path, photograph: Photograph, found: "Prediction", *, overlay: bool) -> None:
-    """The mask last: where it is, all is."""
+def _write(out: Path, photograph: Photograph, found: "Prediction", entry: Mapping[str, Any], *, overlay: bool) -> None:
+    """The line of the record last: where it is, all is."""
     from PIL import Image
 
     from aepsl.data.archive import write_atomically
@@ -226,6 +295,8 @@ def _write(out: Path, photograph: Photograph, found: "Prediction", *, overlay: b
             Image.fromarray(found.overlay()).save(buffer, "JPEG", quality=92)
             write_atomically(out / photograph.overlay, buffer.getvalue())
         found.save(out / photograph.mask)
+        with (out / RECORD).open("ab") as record:
+            record.write(_line(entry))
 
 
 def row_of(photograph: Photograph, mask: "np.ndarray", classes: Sequence[str]) -> list[str]:
@@ -243,27 +314,25 @@ def _cell(path: str) -> str:
     return f"./{path}" if path[0] in "=+-@" else path
 
 
-def _summarise(out: Path, found: Sequence[Photograph], rows: Mapping[str, list[str]], classes: Sequence[str]) -> dict[str, int]:
-    """Write the table of all masks in the folder that belong to ``found``; return in how many photographs each class is."""
-    from aepsl.data.archive import decode_indices, write_atomically
+def _summarise(out: Path, found: Sequence[Photograph], entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str], *,
+               made: list[Any]) -> dict[str, int]:
+    """Write the table of all masks in the folder, those of ``found`` first; return in how many of these each class is."""
+    from aepsl.data.archive import write_atomically
 
-    lines = []
-    for photograph in found:
-        row = rows.get(photograph.inside)
-        if row is None and (mask := out / photograph.mask).is_file():
-            try:
-                row = row_of(photograph, decode_indices(mask.read_bytes(), name_of(mask)), classes)
-            except AepslError as error:
-                say(f"{SUMMARY}: left out: {error}")
-        if row is not None:
-            lines.append(row)
+    rows = [entries[photograph.mask]["row"] for photograph in found if photograph.mask in entries]
+    ours, paths = {photograph.mask for photograph in found}, {os.path.abspath(photograph.path) for photograph in found}
+    others = {name: entry for name, entry in entries.items() if name not in ours}
+    lines = rows + [entry["row"] for entry in others.values() if entry["made"][:-1] == made and entry["of"] not in paths]
+    if left_out := [name for name, entry in others.items() if entry["made"][:-1] != made or entry["of"] in paths]:
+        say(f"{SUMMARY}: left out: {counted(len(left_out), 'mask')} of earlier calls, by another model, with other options or under a name that its "
+            f"photograph no longer gives, such as {printable(left_out[0])}")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["photograph", "mask", "width", "height", "classes", "background", *classes])
     writer.writerows(lines)
-    write_atomically(out / SUMMARY, buffer.getvalue().encode("utf-8", "surrogateescape"))
-    present = Counter(name for row in lines for name in row[4].split(";") if name)
-    return {name: present[name] for name in classes if present[name]} | {"nothing": sum(not row[4] for row in lines)}
+    write_atomically(out / SUMMARY, buffer.getvalue().encode("utf-8", "backslashreplace"))  # names need not be UTF-8
+    present = Counter(name for row in rows for name in row[4].split(";") if name)
+    return {name: present[name] for name in classes if present[name]} | {"nothing": sum(not row[4] for row in rows)}
 
 
 def _report(out: Path, *, predicted: int, kept: int, failed: int, seconds: float, classes: Mapping[str, int]) -> None:

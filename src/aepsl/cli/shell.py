@@ -57,6 +57,8 @@ def told(*, debug: bool) -> Iterator[None]:
         raise typer.Exit(1) from None
     except Exception as error:
         if type(error).__module__.startswith(("typer.", "click.")):  # a fault of the command line, or its end
+            if getattr(error, "option_name", None) == "--debug":
+                vars(error).update(message="No such option of a command: --debug stands before it, as in `aepsl --debug predict`", possibilities=None)
             raise
         if debug:
             traceback.print_exc()

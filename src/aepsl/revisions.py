@@ -63,7 +63,7 @@ def snapshot(root: Path, name: str | None) -> Snapshot:
     path = root / name
     if (commit := _commit(root, name)) is not None:
         return _built(name, _Commit(root, commit))
-    if path.is_dir():
+    if name and path.is_dir():  # an empty name is no folder, least of all this one
         return _of_folder(path, name)
     if path.is_file():
         return _of_lock(path, name)

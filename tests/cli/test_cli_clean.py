@@ -54,6 +54,12 @@ def test_pruning_removes_them_and_nothing_else(aepsl: Command) -> None:
     assert aepsl("clean", "--yes").stdout.endswith("scratch/state: nothing left over\n")
 
 
+def test_a_folder_that_is_no_project_is_told(aepsl: Command) -> None:
+    assert "nothing left over; there is no project here (no dvc.yaml)" in " ".join(aepsl("clean").stdout.split())
+    Path("dvc.yaml").touch()
+    assert aepsl("clean").stdout.endswith("nothing left over\n")
+
+
 def test_what_a_process_is_at_is_not_touched(aepsl: Command) -> None:
     part = broken_off("a.tar").with_name(".a.tar.part")
     with part.open("rb") as file:

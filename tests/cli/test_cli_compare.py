@@ -116,6 +116,7 @@ def test_parameters_changed_since_the_run_are_told(project: Command) -> None:
 
 @pytest.mark.parametrize(("name", "said"), [
     ("no-such-branch", "'no-such-branch': expected a git revision"),
+    ("", "'': expected a git revision"),
     ("--output=x", "No such option"),
     ("main^{/nothing like it}", "expected a git revision"),
     ("a\nb", "'a\\nb': expected a git revision"),

@@ -252,6 +252,14 @@ def test_a_run_of_strange_parameters_is_left_out_and_never_followed_for_ever(giv
     assert note.isprintable()
 
 
+def test_without_runs_it_is_said_how_to_make_some(tmp_path, monkeypatch):
+    monkeypatch.setattr("aepsl.evaluation.experiments.dvc_experiments", lambda folder, revision: Found([], []))
+    said = command("--out", tmp_path / "out")
+    assert said.exit_code == 0, said.stderr
+    assert "0 rows collected, 0 in" in said.stderr
+    assert "no run was found: docs/howto/ablations.md says how to make some" in " ".join(said.stderr.split())
+
+
 def test_a_condition_is_read_like_a_parameter(runs):
     said = command("--runs", runs, "--where", "seed=[1")
     assert said.exit_code == 1

@@ -46,7 +46,8 @@ def ablations(
         for note in notes:
             say(f"left out: {printable(note)}")
         table = merged(table, new, ignore or ())
-        say(f"{len(new.places())} rows collected, {len(table.places())} in {out}")
+        none = "" if everything.runs or notes else "; no run was found: docs/howto/ablations.md says how to make some"
+        say(f"{len(new.places())} rows collected, {len(table.places())} in {out}{none}")
     tables = markdown(table)
     # Everything is checked before anything is written.
     texts = {path: with_tables(path.read_text(encoding="utf-8"), tables, str(path)) for path in readme or () if _there(path)}

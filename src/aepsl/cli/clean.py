@@ -27,7 +27,8 @@ def clean(
     rows = [[left.stage, size_text(left.size), left.started, left.folder.name, f"in {left.checkout}"] for left in states]
     rows += [["download", size_text(part.stat().st_size), _since(part), name_of(part), ""] for part in parts]
     if not rows:
-        show(f"{root}: nothing left over")
+        strange = not root.is_dir() and not Path("dvc.yaml").is_file()
+        show(f"{root}: nothing left over{'; there is no project here (no dvc.yaml)' if strange else ''}")
         return
     total = sum(left.size for left in states) + sum(part.stat().st_size for part in parts)
     print(table([["what", "size", "started", "where", "of"], *rows], right=(1,)))

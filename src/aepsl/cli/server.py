@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aepsl.cli.predict import CARD
+from aepsl.cli.photographs import CARD
 from aepsl.cli.shell import counted, example, name_of, show, writable_target
 from aepsl.errors import AepslError, FaultList
 

@@ -95,75 +95,92 @@ def point(work: Checkout, **urls: Path | str) -> None:
 # ---- an S3 server
 
 
-class S3Server:
-    """moto on loopback, behind a gate that counts the objects that pass, and can stop one halfway.
+class Door:
+    """moto's S3 on loopback, and what passed. Every door of a process leads to the same buckets.
 
-    ``passed`` holds, per method, the bytes of every object that went through whole; ``stored`` how often each was stored, since the server began.
+    With ``stop_after``, that many objects pass and all further ones stop halfway, until the door is closed.
+    ``fetched`` holds the bytes of every object that went out whole, ``stored`` how often each was stored.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop_after, self.admitted = stop_after, 0
+        self.fetched: list[int] = []
+        self.stored: Counter[str] = Counter()
+        self.lock, self.stopped, self.closing = threading.Lock(), threading.Event(), threading.Event()
         self.app = DomainDispatcherApplication(create_backend_app)
         self.server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=MotoRequestHandler)
+        self.server.daemon_threads = False  # closing would not wait for them
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.lock = threading.Lock()
-        self.stored: Counter[str] = Counter()
-        self.reset()
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.client = boto3.client("s3", endpoint_url=self.url, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1")
-        self.client.create_bucket(Bucket="lab")
 
-    def reset(self, stop_after: int | None = None) -> None:
-        """Count from nothing; with ``stop_after``, that many objects pass and the next ones stop halfway until :meth:`release`."""
-        self.passed: dict[str, list[int]] = {"PUT": [], "GET": []}
-        self.admitted, self.stop_after = 0, stop_after
-        self.stopped, self.released = threading.Event(), threading.Event()
-
-    def release(self) -> None:
-        self.stop_after = None
-        self.released.set()
-
-    def keys(self, prefix: str) -> set[str]:
-        """md5 of every object below a prefix of the bucket."""
-        contents = self.client.list_objects_v2(Bucket="lab", Prefix=prefix + "/").get("Contents", [])
-        return {"".join(match.groups()) for entry in contents if (match := OBJECT.search(entry["Key"]))}
+    def close(self) -> None:
+        """Let nothing more in, break off what is stopped, and wait until all else that came in has ended, though its client may be dead."""
+        self.closing.set()
+        self.server.shutdown()
+        self.server.server_close()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
-        if method not in self.passed or not OBJECT.search(environ["PATH_INFO"]):
+        if method not in ("GET", "PUT") or not OBJECT.search(environ["PATH_INFO"]):
             yield from self.app(environ, start_response)
             return
         with self.lock:
             stop = self.stop_after is not None and self.admitted >= self.stop_after
             self.admitted += 1
         if stop and method == "PUT":  # an upload that breaks off is nothing at all to S3
-            self.wait()
+            self.stopped.set()
+            self.closing.wait(120)
             start_response("503 Service Unavailable", [])
             return
-        size = int(environ.get("CONTENT_LENGTH") or 0)
-        body = b"".join(self.app(environ, start_response))
-        if method == "PUT":  # noted before the answer, which a client that was killed does not take
-            with self.lock:
-                self.stored[environ["PATH_INFO"]] += 1
+        statuses: list[str] = []
+
+        def answer(status: str, *rest: Any) -> Any:
+            statuses.append(status)
+            return start_response(status, *rest)
+
+        body = b"".join(self.app(environ, answer))
         if stop:
             yield body[:len(body) // 2]
-            self.wait()
-            yield body[len(body) // 2:]
+            self.stopped.set()
+            self.closing.wait(120)
             return
+        # Noted before the answer, which a client that was killed does not take. Half a body is answered with 400, and not stored.
+        if statuses[0].startswith("20"):
+            with self.lock:
+                if method == "PUT":
+                    self.stored[environ["PATH_INFO"]] += 1
+                else:
+                    self.fetched.append(len(body))
         yield body
-        with self.lock:
-            self.passed[method].append(size if method == "PUT" else len(body))
 
-    def wait(self) -> None:
-        self.stopped.set()
-        self.released.wait(120)
+
+class Bucket:
+    """The bucket ``lab``, and doors to it: ``url`` is that of one that is always open."""
+
+    def __init__(self) -> None:
+        self.doors = [Door()]
+        self.url = self.doors[0].url
+        self.client = boto3.client("s3", endpoint_url=self.url, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1")
+        self.client.create_bucket(Bucket="lab")
+
+    def door(self, work: Checkout, stop_after: int | None = None) -> Door:
+        """A new door, by which this checkout goes from now on."""
+        self.doors.append(Door(stop_after))
+        do(work, [f"dvc remote modify --local bucket endpointurl {self.doors[-1].url}"])
+        return self.doors[-1]
+
+    def keys(self, prefix: str) -> set[str]:
+        """md5 of every object below a prefix of the bucket."""
+        contents = self.client.list_objects_v2(Bucket="lab", Prefix=prefix + "/").get("Contents", [])
+        return {"".join(match.groups()) for entry in contents if (match := OBJECT.search(entry["Key"]))}
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[S3Server]:
-    server = S3Server()
-    yield server
-    server.release()
-    server.server.shutdown()
+def s3() -> Iterator[Bucket]:
+    bucket = Bucket()
+    yield bucket
+    for door in bucket.doors:
+        door.close()
 
 
 # ---- the colleagues

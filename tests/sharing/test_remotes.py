@@ -47,8 +47,8 @@ def colleague(author, place, page, s3):
     do(author, [clone.removesuffix("aepsl") + str(work.folder)])
     do(work, ["dvc remote default --local bucket"])
     work.set(CRF)
-    s3.reset()
-    return work, do(work, [repro]), s3.passed["GET"]
+    door = s3.door(work)
+    return work, do(work, [repro]), door.fetched
 
 
 def test_a_changed_crf_runs_refine_and_what_follows_and_fetches_their_inputs_alone(author, colleague, s3) -> None:
@@ -105,27 +105,26 @@ def test_an_interrupted_transfer_is_completed_by_the_next(author, clone, s3, tmp
     for work in (sender, reader):
         point(work, bucket="s3://lab/broken")
 
-    s3.reset(stop_after=len(wanted) // 2)
-    kill_when(s3.stopped, sender, "dvc push --remote bucket")
-    s3.release()
+    door = s3.door(sender, stop_after=len(wanted) // 2)
+    kill_when(door.stopped, sender, "dvc push --remote bucket")
+    door.close()
     sent = s3.keys("broken")
     assert 0 < len(sent) <= len(wanted) // 2
-    s3.reset()
+    again = s3.door(sender)
     do(sender, ["dvc push --remote bucket"])
     assert s3.keys("broken") == wanted
     # Each once: what the first had sent, the second did not.
-    assert {path: times for path, times in s3.stored.items() if "/broken/" in path} == {f"/lab/broken/files/md5/{name[:2]}/{name[2:]}": 1
-                                                                                         for name in wanted}
+    assert door.stored + again.stored == {f"/lab/broken/files/md5/{name[:2]}/{name[2:]}": 1 for name in wanted}
 
-    s3.reset(stop_after=len(wanted) // 2)
-    kill_when(s3.stopped, reader, "dvc pull --remote bucket")
-    s3.release()
+    door = s3.door(reader, stop_after=len(wanted) // 2)
+    kill_when(door.stopped, reader, "dvc pull --remote bucket")
+    door.close()
     fetched = objects(reader / ".dvc/cache")  # each of them whole
     assert len(fetched) <= len(wanted) // 2
     assert not list((reader / "data").rglob("*.zip"))
-    s3.reset()
+    again = s3.door(reader)
     do(reader, ["dvc pull --remote bucket"])
-    assert len(s3.passed["GET"]) == len(wanted) - len(fetched)
+    assert len(again.fetched) == len(wanted) - len(fetched)
     assert set(objects(reader / ".dvc/cache")) == wanted
 
 

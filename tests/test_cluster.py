@@ -39,7 +39,7 @@ def dask(tmp_path: Path) -> Iterator[Callable[..., tuple[str, list[subprocess.Po
 
         launch("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
         end = time.monotonic() + 60
-        while not (found := re.search(r"tcp://127\.0\.0\.1:\d+", log.read_text())):
+        while not (found := re.search(r"tcp://127\.0\.0\.1:\d+(?=\s)", log.read_text())):
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.05)
         address = found[0]

@@ -84,7 +84,8 @@ class Warm:
         return Run(self, answer["pid"], stdout, stderr)
 
     def close(self) -> None:
-        self.process.communicate("", timeout=60)  # the end of its input ends it
+        with self.process:  # whoever was forked from this process may hold its input open, so that it sees no end of it
+            self.process.kill()
 
 
 def living(session: int) -> list[int]:

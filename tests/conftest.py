@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from aepsl.parallel import usable_cores
 
@@ -22,6 +23,9 @@ from aepsl.parallel import usable_cores
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests fork: a child does not inherit the threads that torch, once imported, computes with, and would wait for them for ever.
 os.environ["OMP_NUM_THREADS"] = "1"
+# How long an example takes, or is drawn, says what else the machine does, and nothing of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = ("sharing", "docs", "pipeline", "faults", "report")
 TRACKED = ("dvc.yaml", "params.yaml", "stages", "src", ".dvc/config", ".dvc/plots", ".dvcignore", ".gitignore")

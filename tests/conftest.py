@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from aepsl.parallel import usable_cores
 
@@ -22,6 +23,9 @@ from aepsl.parallel import usable_cores
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests fork: a child does not inherit the threads that torch, once imported, computes with, and would wait for them for ever.
 os.environ["OMP_NUM_THREADS"] = "1"
+# How long an example takes, or is drawn, says what else the machine does, and nothing of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = ("sharing", "docs", "pipeline", "faults", "report")
 TRACKED = ("dvc.yaml", "params.yaml", "stages", "src", ".dvc/config", ".dvc/plots", ".dvcignore", ".gitignore")
@@ -114,7 +118,7 @@ class Checkout:
     def call(self, *command: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the checkout."""
         return subprocess.run(command, cwd=self.folder, input=text, env=self.environment() | environment, capture_output=True, text=True,
-                              timeout=600, check=False)
+                              timeout=3600, check=False)
 
     def stage(self, name: str, **options: str) -> subprocess.CompletedProcess[str]:
         """Run one stage; option ``mean_pixel`` is ``--mean-pixel``."""

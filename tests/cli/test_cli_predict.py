@@ -400,7 +400,7 @@ def test_ctrl_c_keeps_what_is_done_and_ends_with_130(model: Path, tmp_path: Path
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=600)[1]
     assert process.returncode == 130
     assert re.fullmatch(r"\n\d+ of 200 photographs done; the same command does the rest\nended by SIGINT\n", said)
     left = files(str(tmp_path / "out"))

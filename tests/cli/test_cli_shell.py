@@ -25,7 +25,7 @@ def call(*words: str | os.PathLike[str], cwd: Path | None = None, **environment:
     """The command as a process of its own, not on a terminal."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "COLUMNS")}
     return subprocess.run([sys.executable, "-m", "aepsl", *words], cwd=cwd, env=inherited | {"PYTHONPATH": str(ROOT / "src")} | environment,
-                          capture_output=True, text=True, errors="surrogateescape", check=False, timeout=60)
+                          capture_output=True, text=True, errors="surrogateescape", check=False, timeout=600)
 
 
 def test_the_commands_are_those_that_the_help_shows_in_groups(aepsl: Command) -> None:
@@ -54,7 +54,7 @@ def test_help_and_versions_need_none_of_the_large_packages() -> None:
             "    assert end.code == 0\nprint('LOADED', *sorted({'torch', 'numpy', 'scipy', 'PIL', 'dvc', 'yaml', 'skimage'} & set(sys.modules)))")
     for word in ("--help", "--version"):
         result = subprocess.run([sys.executable, "-c", code, word], env=HERE, capture_output=True, text=True,
-                                check=True, timeout=60)
+                                check=True, timeout=600)
         assert result.stdout.endswith("\nLOADED\n")
 
 
@@ -64,7 +64,7 @@ def test_commands_without_a_network_do_not_load_torch(tmp_path: Path) -> None:
             " ['ablations', '--show'], ['predict', 'm', 'lost.jpg', '--out', 'o']):\n"
             "    CliRunner().invoke(app, words)\n    assert 'torch' not in sys.modules and 'dvc' not in sys.modules, words\nprint('none')")
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=HERE, capture_output=True,
-                            text=True, check=False, timeout=60)
+                            text=True, check=False, timeout=600)
     assert result.stdout == "none\n", result.stderr
 
 
@@ -110,14 +110,14 @@ def test_what_the_machine_did_is_told_without_advice_that_belongs_to_the_pipelin
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
     command = f"{sys.executable} -m aepsl --help | head -n 1; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], env=HERE, capture_output=True, text=True, check=True,
-                            timeout=60)
+                            timeout=600)
     assert result.stderr == ""
     state = tmp_path / "scratch/state"
     for number in range(3000):
         (state / f"left behind by a run that was interrupted, number {number}").mkdir(parents=True)
     command = f"{sys.executable} -m aepsl clean | head -n 1; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=HERE, capture_output=True, text=True,
-                            check=True, timeout=60)
+                            check=True, timeout=600)
     assert result.stderr == ""
     assert result.stdout.splitlines()[-1] == "141"
 
@@ -147,7 +147,7 @@ def test_bash_completes_commands_and_options() -> None:
     assert "--overlay" in completions("aepsl predict --o", 2)
     # It looks which shell has started it; of two commands the shell hands its own process to neither.
     script = subprocess.run(["bash", "-c", '"$0" -m aepsl --show-completion; true', sys.executable], env=HERE, capture_output=True, text=True,
-                            check=False, timeout=60).stdout
+                            check=False, timeout=600).stdout
     assert "complete -o default -F _aepsl_completion aepsl" in script
 
 

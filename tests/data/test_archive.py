@@ -109,7 +109,7 @@ def test_a_kill_leaves_no_half_written_archive_under_the_final_name(tmp_path, be
     old = write(path).read_bytes() if before else None
     process = FORK.Process(target=killed, args=(path,))
     process.start()
-    process.join(30)
+    process.join(600)
     assert process.exitcode == -signal.SIGKILL
     assert path.exists() == before
     assert old is None or path.read_bytes() == old
@@ -180,7 +180,7 @@ def test_a_reader_serves_processes_forked_after_it_was_opened(tmp_path):
         process.start()
     assert [first_byte(reader, number) for number in range(200)] == list(range(200))
     for process in children:
-        process.join(30)
+        process.join(600)
     assert [process.exitcode for process in children] == [0, 0]
     assert first_byte(reader, 199) == 199
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def sphinx(builder: str, out: Path) -> subprocess.CompletedProcess[str]:
     """As `make docs` calls it."""
     return subprocess.run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", builder, "-d", str(out / "doctrees"), str(ROOT / "docs"),
-                           str(out / builder)], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+                           str(out / builder)], cwd=ROOT, capture_output=True, text=True, timeout=3600, check=False)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def walked(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path
     for text, other in INSTEAD.items():
         assert script.count(f"{text}\n") == 1, f"docs/tutorial.md: expected one line {text!r}"
         script = script.replace(f"{text}\n", f"{other}\n")
-    result = subprocess.run(["bash"], input=script, cwd=here, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    result = subprocess.run(["bash"], input=script, cwd=here, env=environment, capture_output=True, text=True, timeout=3600, check=False)
     done = re.findall(r"(?m)^== block (\d+) done$", result.stdout)
     assert done == [str(number) for number in range(len(BLOCKS))], f"{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
     assert result.returncode == 0

@@ -346,7 +346,7 @@ def test_members_without_end_are_not_followed(tmp_path: Path) -> None:
     assert "more than 1003 members" in faults[0]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_damaged_archives_are_told_and_never_raise(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(tar_bytes(list(sound().items()), data.draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT]))))

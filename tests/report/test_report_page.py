@@ -31,7 +31,7 @@ def shown(page: Any) -> str:
     return text
 
 
-def until(page: Any, condition: str, seconds: float = 20) -> None:
+def until(page: Any, condition: str, seconds: float = 60) -> None:
     """Wait until a JavaScript expression holds. Playwright's own way evaluates within the page, which its policy forbids."""
     end = time.monotonic() + seconds
     while not page.evaluate(condition):
@@ -49,6 +49,12 @@ def full_view(page: Any) -> Any:
     """The full view, once its picture is there."""
     page.wait_for_selector("#viewer[open] .sheet img")
     return page.locator("#viewer")
+
+
+def escape(page: Any) -> None:
+    """Close the full view by its key, and wait until the page has heard of it, which the browser tells with the next frame it draws."""
+    page.keyboard.press("Escape")
+    until(page, "!gallery.state.image")
 
 
 # ---- overview
@@ -310,7 +316,7 @@ def test_enter_opens_the_full_view_and_escape_gives_the_focus_back(visit: Visit,
     assert page.evaluate("location.hash") == "#image=2007_000001"
     page.keyboard.press("j")
     assert page.locator("#viewer-id").text_content() == "2007_000002"
-    page.keyboard.press("Escape")
+    escape(page)
     assert page.locator("#viewer").is_hidden()
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "2007_000002"
     assert page.evaluate("location.hash") == "#gallery"
@@ -407,11 +413,13 @@ def test_values_and_errors_under_the_pointer_are_named(visit: Visit, report: Pat
     full_view(page)
 
     def under(x: float, y: float) -> str:
-        page.wait_for_timeout(60)
-        box = page.locator("#sheet").bounding_box()
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
-        text: str = page.locator("#probe").text_content()
-        return text
+        box, end = page.locator("#sheet").bounding_box(), time.monotonic() + 60
+        while True:  # until the layer is decoded, the place alone is told
+            page.mouse.move(0, 0)
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+            if page.locator("#probe b").count() or time.monotonic() > end:
+                text: str = page.locator("#probe").text_content()
+                return text
 
     assert float(re.findall(r"about (\S+) at", under(0.3, 0.5))[0]) > 0.8
     assert float(re.findall(r"about (\S+) at", under(0.02, 0.02))[0]) < 0.1
@@ -605,7 +613,7 @@ def test_a_key_held_down_goes_through_images_and_the_address_follows(visit: Visi
     assert page.locator("#viewer-id").text_content() == "2007_000090"
     assert page.evaluate("gallery.link()").endswith("#image=2007_000090")
     page.wait_for_selector(".sheet img")
-    page.keyboard.press("Escape")
+    escape(page)
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "2007_000090"
 
 
@@ -615,7 +623,7 @@ def test_the_report_of_a_finished_run_opens_and_shows_its_images(visit: Visit, f
     loaded(page)
     page.keyboard.press("Enter")
     full_view(page)
-    page.keyboard.press("Escape")
+    escape(page)
     page.select_option("[name=split]", "val")
     assert len(ids(page)) == 6
     page.click("nav >> text=Overview")

@@ -85,10 +85,6 @@ def together(size: int, work: Callable[[Ranks, Path], Any], folder: Path) -> lis
     """What ``work`` returns, or the exception it raises, in each of ``size`` forked processes."""
     import lightning_fabric  # noqa: F401 - once, rather than in every process
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
     def one(rank: int) -> None:
         os.environ |= {"TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "GROUP_RANK": "0",
                        "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -106,10 +102,14 @@ def together(size: int, work: Callable[[Ranks, Path], Any], folder: Path) -> lis
 
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=one, args=(rank,)) for rank in range(size)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
+    with socket.socket() as free:  # kept, so that meanwhile the port is given to nobody else; who names it can have it too
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(600)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 

@@ -153,7 +153,7 @@ def test_other_devices_are_refused(tmp_path, name):
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"- a\n", "expected groups of parameters, found list; copy one from presets/"),
-    (b"", "expected groups of parameters, found NoneType"),
+    (b"", "expected groups of parameters, found nothing; copy one from presets/"),
     (b"seed: [1\n", "expected YAML, found"),
     (b"seed: \xff\n", "expected YAML, found"),
 ])

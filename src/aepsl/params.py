@@ -369,7 +369,8 @@ def load_params(path: str | os.PathLike[str]) -> Params:
     except (OSError, ValueError) as error:
         raise AepslError(f"{path}: expected YAML, found {error}") from error
     if not isinstance(content, dict):
-        raise AepslError(f"{path}: expected groups of parameters, found {type(content).__name__}; copy one from presets/")
+        found = "nothing" if content is None else type(content).__name__
+        raise AepslError(f"{path}: expected groups of parameters, found {found}; copy one from presets/")
     try:
         return Params.model_validate(content)
     except ValidationError as error:

@@ -368,6 +368,21 @@ def test_an_image_opened_right_after_another_was_closed_stays_open_at_its_whole_
     until(page, "location.hash === '#gallery'")
 
 
+def test_a_filter_chosen_right_after_an_image_was_closed_leaves_it_closed(visit: Visit, report: Path) -> None:
+    page = visit(report, f"#image={GALLERY.ids[0]}")
+    full_view(page)
+    page.evaluate("""() => {
+        const view = document.getElementById("viewer"), split = document.querySelector("[name=split]");
+        view.addEventListener("close", () => { view.dataset.told = "yes"; }, {once: true});
+        view.close();
+        split.value = "val";
+        split.dispatchEvent(new Event("change", {bubbles: true}));
+    }""")
+    page.wait_for_selector("#viewer[data-told]", state="attached")
+    until(page, "location.hash === '#gallery&split=val'")
+    assert page.locator("#viewer[open]").count() == 0
+
+
 def test_layers_are_chosen_in_the_strip_and_by_keys(visit: Visit, report: Path) -> None:
     page = visit(report, "#image=2007_000090")
     full_view(page)

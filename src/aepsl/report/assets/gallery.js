@@ -52,8 +52,8 @@ const gallery = (() => {
 
   // Change what is shown. A step that Back should undo gets an entry of its own in the history.
   function go(change, {push = false} = {}) {
-    const before = state;
-    state = {...state, ...change, view: "gallery"};
+    const before = state, left = viewer.left() ? {image: "", layer: ""} : {};
+    state = {...state, ...left, ...change, view: "gallery"};
     if (push) { clearTimeout(due); history.pushState(null, "", written(state)); }
     else address();
     show(before);

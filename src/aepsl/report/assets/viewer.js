@@ -73,8 +73,11 @@ const viewer = (() => {
     if (dialog().open) dialog().close();
   }
 
+  // The browser closes the dialog by itself, too, and tells of it a little later.
+  const left = () => Boolean(gallery.state.image) && !dialog().open;
+
   function closed() {
-    if (dialog().open) return;  // the browser tells of a closing a little later, and by then another image may be open
+    if (dialog().open) return;  // by now another image is open
     abort?.abort();
     const row = shown?.row ?? null;
     shown = null;
@@ -326,7 +329,7 @@ const viewer = (() => {
   }
 
   return {
-    open, close,
+    open, close, left,
     start() {
       const {errors, right, heat, region} = by("page-data").dataset;
       palette = {errors: JSON.parse(errors), heat: JSON.parse(heat).map(rgb), region: rgb(region), right: rgb(right)};

@@ -114,7 +114,7 @@ class Checkout:
     def call(self, *command: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the checkout."""
         return subprocess.run(command, cwd=self.folder, input=text, env=self.environment() | environment, capture_output=True, text=True,
-                              timeout=600, check=False)
+                              timeout=3600, check=False)
 
     def stage(self, name: str, **options: str) -> subprocess.CompletedProcess[str]:
         """Run one stage; option ``mean_pixel`` is ``--mean-pixel``."""

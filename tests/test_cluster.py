@@ -18,7 +18,16 @@ from aepsl.parallel import cluster, code_of, in_processes
 
 ROOT = Path(__file__).resolve().parents[1]
 REFINE = ("images", "data/images.zip"), ("index", "data/index.csv"), ("scores", "data/scores.zip"), ("out", "data/predictions.zip")
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
+
+
+def await_lines(log: Path, said: str, times: int) -> list[str]:
+    """What a pattern finds in a log that is being written, once it is there so many times; a last line without its end does not count."""
+    end = time.monotonic() + 300
+    while len(found := re.findall(said, log.read_text().rpartition("\n")[0], re.MULTILINE)) < times:
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.05)
+    return found
 
 
 @pytest.fixture
@@ -38,13 +47,11 @@ def dask(tmp_path: Path) -> Iterator[Callable[..., tuple[str, list[subprocess.Po
             return started[-1]
 
         launch("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        end = time.monotonic() + 60
-        while not (found := re.search(r"tcp://127\.0\.0\.1:\d+(?=\s)", log.read_text())):
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.05)
-        address = found[0]
-        return address, [launch("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path))
-                         for _ in range(workers)]
+        [address] = await_lines(log, r"Scheduler at: +(tcp://127\.0\.0\.1:\d+)$", 1)
+        launched = [launch("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path))
+                    for _ in range(workers)]
+        await_lines(log, "Register worker", workers)  # else who uses them waits for the first no longer than PATIENCE
+        return address, launched
 
     yield start
     for process in started:
@@ -89,9 +96,11 @@ def test_a_stage_on_a_cluster_writes_the_bytes_it_writes_here_even_if_a_worker_d
         list(in_processes(abs, [-1]))
 
     os.killpg(workers[1].pid, signal.SIGKILL)
-    workers[1].wait()
-    monkeypatch.setattr(parallel, "PATIENCE", 0.5)
-    with pytest.raises(AepslError, match=rf"the scheduler at {address} has no workers after 0\.5 s; .* `dask worker {address}`"), \
+    await_lines(tmp_path / "scheduler.log", "Remove worker", 2)
+    # Impatient for workers alone: to connect takes a busy machine its time.
+    wait_for_workers = distributed.Client.wait_for_workers
+    monkeypatch.setattr(distributed.Client, "wait_for_workers", lambda client, count, timeout: wait_for_workers(client, count, timeout=0.5))
+    with pytest.raises(AepslError, match=rf"the scheduler at {address} has no workers after {parallel.PATIENCE} s; .* `dask worker {address}`"), \
             cluster(address, work.folder):
         list(in_processes(abs, [-1]))
 

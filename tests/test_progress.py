@@ -1,13 +1,14 @@
 import itertools
+from types import SimpleNamespace
 
 from aepsl import progress as module
 from aepsl.progress import duration, pause_between_lines, progress
 
 
 def clock(monkeypatch, seconds: float) -> None:
-    """Every look at the clock finds it ``seconds`` later."""
+    """Every look of the module at the clock finds it ``seconds`` later; a thread that another test left looks at the real one."""
     ticks = itertools.count(0, seconds)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
 
 def test_items_pass_through_in_order_and_quick_work_is_silent(capsys):

@@ -44,7 +44,7 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path):
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(600)
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert [row["stage"] for row in rows(tmp_path / "runtime.csv")] == [f"{name}{number:02d}" for name in "ab" for number in range(25)]
     assert not list(tmp_path.glob("*.tmp"))

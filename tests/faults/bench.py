@@ -243,8 +243,8 @@ def assert_explained(text: str, *said: str) -> None:
     assert "Traceback" not in text, text
 
 
-def gone(session: int, patience: float = 15.0) -> bool:
-    """Whether every process of a session ends within ``patience`` seconds."""
+def gone(session: int, patience: float = 120.0) -> bool:
+    """Whether every process of a session ends within ``patience`` seconds; a worker that nobody ends would wait for work for 300."""
     end = time.monotonic() + patience
     while living(session):
         if time.monotonic() > end:

@@ -135,16 +135,24 @@ def heed_permissions() -> None:
 
 
 def slow_steps(seconds: float) -> None:
-    """Every update of a training takes so much longer, and so does every mask that is encoded."""
+    """Every update of a training takes so much longer, and so does every image that another process works on."""
+    import joblib
     import torch
 
-    step = torch.optim.SGD.step
+    step, delayed = torch.optim.SGD.step, joblib.delayed
 
     def slow(*arguments: Any, **named: Any) -> Any:
         time.sleep(seconds)
         return step(*arguments, **named)
 
-    torch.optim.SGD.step = slow  # type: ignore[method-assign]
+    def delayed_further(function: Any) -> Any:
+        def work(item: Any) -> Any:
+            time.sleep(seconds)
+            return function(item)
+
+        return delayed(work)
+
+    torch.optim.SGD.step, joblib.delayed = slow, delayed_further  # type: ignore[method-assign]
 
 
 def memory_runs_out(after: int) -> None:

@@ -25,6 +25,18 @@ TARGET = "refine" if LONG else "predict"
 CHAIN = ("predict", "refine") if LONG else ("predict",)  # what is run to reproduce it, as it is asked for otherwise
 OTHERWISE: dict[str, Any] = {"predict.scales": [1.0, 0.75]}
 READ, WRITTEN = "models/segmenter/s2.pt", "data/scores.zip"
+# As a module that every interpreter imports first: the stage is stopped when it has its lock and reads its input, so slow that it is still there
+# when the next one comes.
+STOPS = f"""
+import os, signal, sys
+def stop(event, arguments):
+    global left
+    if left and event == "open" and str(arguments[0]) == "{READ}":
+        left = False
+        os.kill(os.getpid(), signal.SIGSTOP)
+left = "stages.predict" in sys.orig_argv
+sys.addaudithook(stop)
+"""
 
 
 class Project:
@@ -69,9 +81,10 @@ class Project:
         (self.work / "params.yaml").write_text(self.bench.params)
         self.work.set(OTHERWISE)
 
-    def repro(self, *options: str) -> subprocess.Popen[str]:
+    def repro(self, *options: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--no-run-cache", *(options or (TARGET,))], cwd=self.work.folder,
-                                env=self.work.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+                                env=self.work.environment() | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                start_new_session=True)
 
     def finish(self) -> str:
         """`dvc repro` to its end, which must be a good one with the right bytes."""
@@ -90,9 +103,18 @@ class Project:
         assert not list((self.work / "data").rglob("*.tmp"))
         return said
 
+    def stopping(self, folder: Path) -> tuple[subprocess.Popen[str], int]:
+        """`dvc repro`, and the process of its stage predict, which is stopped once it has locked its outputs."""
+        (folder / "sitecustomize.py").write_text(STOPS)
+        running = self.repro(PYTHONPATH=str(folder))
+        number = self.await_stage(running, "predict")
+        while Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
+        return running, number
+
     def await_stage(self, running: subprocess.Popen[str], name: str) -> int:
         """The process of a stage, once it has locked its outputs."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while time.monotonic() < end:
             with contextlib.suppress(OSError, IndexError):
                 number = int((self.work / f"scratch/locks/{name}.lock").read_text().split()[1])
@@ -124,8 +146,8 @@ def test_dvc_and_all_it_started_killed_at_a_random_moment(project: Project, numb
         time.sleep(rng.uniform(1, 10))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.pid, signum)
-        running.communicate(timeout=120)
-        assert gone(running.pid, patience=30)
+        running.communicate(timeout=300)
+        assert gone(running.pid)
     said = project.finish()
     torn = [words for words in TORN if words in said]
     found = f"the same bytes, once what DVC had left was mended: {torn[0]}" if torn else "the same bytes"
@@ -150,29 +172,25 @@ def test_a_record_that_a_kill_left_empty_is_named_by_dvc_and_restoring_it_mends(
     assert TORN_RECORD in project.finish()
 
 
-def test_dvc_killed_alone_leaves_its_stage_at_work_and_the_next_run_says_so(project: Project) -> None:
+def test_dvc_killed_alone_leaves_its_stage_at_work_and_the_next_run_says_so(project: Project, tmp_path: Path) -> None:
     project.work.set({"compute.save_every": 60})
-    running = project.repro()
-    orphan = project.await_stage(running, "predict")
-    os.kill(orphan, signal.SIGSTOP)  # so slow that it is still there when the next one comes
+    running, orphan = project.stopping(tmp_path)
     running.terminate()
-    running.wait(timeout=60)
+    running.wait(timeout=300)
     second = project.repro()
     said, _ = second.communicate(timeout=300)
     assert second.returncode != 0
     assert f"another run of predict is at work in this checkout: process {orphan} since" in said, said
     assert "Wait for it to end, or end it" in said
     os.kill(orphan, signal.SIGCONT)
-    assert gone(running.pid, patience=60)
+    assert gone(running.pid)
     project.finish()
     record("dvc_killed_alone", {"predict": "refused with an explanation, then the same bytes"})
 
 
 @pytest.mark.skipif(not LONG, reason="long form only: the stage's own refusal is tested in tests/faults/test_processes.py")
-def test_a_second_dvc_repro_at_the_same_time_is_told_who_is_at_work(project: Project) -> None:
-    first = project.repro()
-    stage = project.await_stage(first, "predict")
-    os.kill(stage, signal.SIGSTOP)
+def test_a_second_dvc_repro_at_the_same_time_is_told_who_is_at_work(project: Project, tmp_path: Path) -> None:
+    first, stage = project.stopping(tmp_path)
     second = project.repro()
     said, _ = second.communicate(timeout=300)
     os.kill(stage, signal.SIGCONT)

@@ -57,6 +57,8 @@ def kill_once(bench: Bench, job: Job, rng: random.Random, moment: str, number: i
     run = bench.start(job, inject=inject)
     if moment == "time":
         time.sleep(rng.uniform(0.5 * bench.steps[job.name][0].seconds, bench.seconds[job.name]))
+        if number != signal.SIGKILL:
+            run.await_handlers()
         run.kill(number)
     status = run.wait()
     assert status in (0, -number, 128 + number), f"{job.name}: status {status} after {signal.Signals(number).name} ({inject})\n{run.said}"

@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -49,6 +50,14 @@ class Run:
     def kill(self, number: int, *, group: bool = False) -> None:
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, number)
+
+    def await_handlers(self) -> None:
+        """Until the stage has begun to heed SIGTERM and SIGINT, or has ended; a signal that comes before meets the interpreter alone."""
+        status, term = Path(f"/proc/{self.pid}/status"), 1 << signal.SIGTERM - 1  # SIGINT is heeded by every interpreter
+        while self.pid in living(self.pid):
+            if any(int(mask, 16) & term for mask in re.findall(r"^Sig(?:Ign|Cgt):\s*(\w+)", status.read_text(), re.MULTILINE)):
+                return
+            time.sleep(0.001)
 
     @property
     def said(self) -> str:

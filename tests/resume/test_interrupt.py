@@ -77,10 +77,13 @@ FORKED = """
 import os, signal, time
 from aepsl.resume import interrupt
 interrupt.install()
+ready, tell = os.pipe()
 child = os.fork()
 if not child:
-    time.sleep(20)
+    os.write(tell, b"!")  # Python forgets a signal that comes before a fork is complete
+    time.sleep(300)
     os._exit(7)
+os.read(ready, 1)
 os.kill(child, signal.SIGINT)
 time.sleep(0.2)
 print(os.waitpid(child, os.WNOHANG) == (0, 0))

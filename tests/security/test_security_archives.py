@@ -86,7 +86,7 @@ def within(mebibytes: int, work: Callable[[], object]) -> None:
 
     child = FORK.Process(target=limited)
     child.start()
-    child.join(120)
+    child.join(600)
     assert child.exitcode == 0
 
 

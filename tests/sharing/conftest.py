@@ -129,7 +129,7 @@ class Door:
             self.admitted += 1
         if stop and method == "PUT":  # an upload that breaks off is nothing at all to S3
             self.stopped.set()
-            self.closing.wait(120)
+            self.closing.wait(600)
             start_response("503 Service Unavailable", [])
             return
         statuses: list[str] = []
@@ -142,7 +142,7 @@ class Door:
         if stop:
             yield body[:len(body) // 2]
             self.stopped.set()
-            self.closing.wait(120)
+            self.closing.wait(600)
             return
         # Noted before the answer, which a client that was killed does not take. Half a body is answered with 400, and not stored.
         if statuses[0].startswith("20"):
@@ -238,7 +238,7 @@ def kill_when(happened: threading.Event, work: Checkout, command: str) -> None:
     """Start a command and kill it as soon as something happens."""
     process = start(work, command)
     try:
-        assert happened.wait(120)
+        assert happened.wait(600)
         assert process.poll() is None
     finally:
         kill(process)

@@ -69,7 +69,9 @@ def test_a_change_in_one_checkout_leaves_the_other_and_the_cache_alone(shared) -
 
 def test_collecting_garbage_keeps_what_the_named_projects_need(shared) -> None:
     first, second, cache = shared
-    do(second, ["git checkout --quiet --force .", f"dvc gc --workspace --force --projects {first.folder}"])
     needed = {out["md5"] for stage in lock(first).values() for out in stage.get("outs", ()) if "hash" in out and not out["md5"].endswith(".dir")}
-    assert needed & set(objects(cache)) == {md5 for md5 in needed if object_path(cache, md5).exists()}
+    held = needed & set(objects(cache))
+    assert len(held) > 15
+    do(second, ["git checkout --quiet --force .", f"dvc gc --workspace --force --projects {first.folder}"])
+    assert needed & set(objects(cache)) == held
     do(first, ["dvc checkout --force"])

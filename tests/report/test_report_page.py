@@ -197,7 +197,7 @@ def test_scores_say_what_they_are_of_and_links_do_not_mix_them(visit: Visit, rep
         page.locator(".card h2 a").first.click()
         full_view(page)
         assert f"IoU of the {said}" in page.locator("#viewer-facts").text_content()
-        page.keyboard.press("Escape")
+        escape(page)
 
 
 def test_images_without_scores_come_last_and_fail_no_threshold(visit: Visit, tmp_path: Path) -> None:

@@ -489,12 +489,12 @@ def test_a_link_reproduces_what_was_seen(visit: Visit, report: Path) -> None:
 def test_a_link_to_an_image_leads_to_its_page_and_an_unknown_one_says_so(visit: Visit, report: Path) -> None:
     page = visit(report, "#image=2007_000070")
     full_view(page)
-    page.keyboard.press("Escape")
+    escape(page)
     assert "2007_000070" in ids(page)
     page.evaluate("location.hash = '#image=2099_000000'")
     page.wait_for_selector("#stage-note:visible")
     assert page.locator("#stage-note").text_content() == "No image of this report has this id."
-    page.keyboard.press("Escape")
+    escape(page)
     page.evaluate("location.hash = '#gallery&class=%E0%A4&page=-3&size=7&sort=constructor&failure=__proto__&least=x&opacity=900&__proto__=1'")
     assert shown(page) == "100 images, 1 to 24 shown"
 
@@ -533,7 +533,7 @@ def test_hostile_names_are_shown_as_they_are(visit: Visit, tmp_path: Path) -> No
         page.evaluate("(id) => { location.hash = '#image=' + encodeURIComponent(id); }", name)
         full_view(page)
         assert page.locator("#viewer-id").text_content() == name
-        page.keyboard.press("Escape")
+        escape(page)
     assert page.locator("script:not([src]), img[src=x], [onerror], [onmouseover], b:not(#theme-name):not(.brand b):not(#probe b)").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
